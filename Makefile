@@ -1,0 +1,102 @@
+# The user's interface: `make help` lists what there is. Every target makes what it needs first.
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+
+# What to train on: DATA=folder DATA_DIR=path for your own images. Where to publish and what to serve from.
+DATA ?= digits
+DATA_DIR ?=
+TRAIN_OPTIONS ?=
+REPOSITORY ?= model_repository
+BUILD ?= build
+TARGET ?= 127.0.0.1:8001
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed-$(ACCELERATOR)
+DATA_OPTIONS := --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+CHECKPOINT := $(BUILD)/checkpoint/checkpoint.json
+SAMPLES := $(BUILD)/samples
+# The newest release's manifest, or that of the first one to come.
+NEWEST := $(shell ls -d $(REPOSITORY)/alexnet/[0-9]* 2>/dev/null | sort -V | tail -n 1)
+RELEASE := $(or $(NEWEST),$(REPOSITORY)/alexnet/1)/manifest.json
+EXPORT := export/alexnet_export
+TRAINING_CODE := $(addprefix $(EXPORT)/,data.py digits.py folder.py model.py train.py)
+EXPORT_CODE := $(addprefix $(EXPORT)/,config.py model.py pipeline.py publish.py to_onnx.py verify.py)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo train export serve classify doctor test lint lock clean
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Your own images:  make export DATA=folder DATA_DIR=path   (path/train/<class>/*.jpg, path/val/<class>/*.jpg)"
+
+setup: $(STAMP) ## install everything into .venv (the other targets do it too)
+
+$(STAMP): constraints.txt export/pyproject.toml client/pyproject.toml deploy/pyproject.toml
+	@test "$$(uname -sm)" = "Linux x86_64" || \
+		{ echo "make: this needs Linux on x86-64 (Triton's wheel is built for nothing else); this is $$(uname -sm)" >&2; exit 1; }
+	@test -n "$(PYTHON)" || \
+		{ echo "make: this needs Python 3.11 or 3.12, found $$(python3 -V 2>&1); install one, or name it: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
+		{ echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); this needs Python 3.11 or 3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: this Python cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@test "$(ACCELERATOR)" = cpu -o "$(ACCELERATOR)" = gpu || \
+		{ echo "make: ACCELERATOR=$(ACCELERATOR) is unknown; it is cpu or gpu" >&2; exit 1; }
+	@echo "Installing into $(VENV) for the $(ACCELERATOR); a minute or two..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/installed-*
+	$(BIN)/pip install --quiet --constraint constraints.txt --requirement tests/requirements.txt \
+		--editable client --editable "export[$(ACCELERATOR)]" --editable "deploy[$(ACCELERATOR)]"
+	@touch $@
+
+demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images: the whole road in a few minutes
+	@$(BIN)/alexnet-server run --repository $(REPOSITORY) --log $(BUILD)/triton.log -- \
+		$(BIN)/alexnet-client evaluate $(SAMPLES) --sheet $(BUILD)/answers.png
+
+train: $(CHECKPOINT) ## train (DATA=, DATA_DIR=, TRAIN_OPTIONS="--steps 2000 --resume")
+
+$(CHECKPOINT): $(TRAINING_CODE) | $(STAMP)
+	@$(BIN)/alexnet-export train --output $(@D) $(DATA_OPTIONS) --resume $(TRAIN_OPTIONS)
+
+export: $(RELEASE) ## export to ONNX, prove it equal to PyTorch, publish it as the next version
+	@echo "$(REPOSITORY) is up to date: $$(ls -d $(REPOSITORY)/alexnet/[0-9]* | sort -V | tail -n 1)"
+
+$(RELEASE): $(CHECKPOINT) $(EXPORT_CODE) | $(STAMP)
+	@$(BIN)/alexnet-export export --checkpoint $(<D) --repository $(REPOSITORY) $(DATA_OPTIONS)
+
+$(SAMPLES): $(EXPORT)/digits.py $(EXPORT)/samples.py | $(STAMP)
+	@$(BIN)/alexnet-export samples --output $@ $(DATA_OPTIONS)
+	@touch $@
+
+serve: $(RELEASE) ## serve on 127.0.0.1:8001 until Ctrl-C
+	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log
+
+classify: $(STAMP) ## ask the running server: make classify IMAGE=photo.jpg
+	@test -n "$(IMAGE)" || { echo "make: name an image: make classify IMAGE=photo.jpg" >&2; exit 2; }
+	@$(BIN)/alexnet-client classify --target $(TARGET) $(IMAGE)
+
+doctor: $(STAMP) ## check what Triton needs of this machine
+	@$(BIN)/alexnet-server doctor --repository $(REPOSITORY)
+
+test: $(STAMP) ## run all tests, against the real Triton too
+	$(BIN)/pytest $(PYTEST_OPTIONS)
+
+lint: $(STAMP) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: ## choose the newest versions again and write constraints.txt
+	rm -rf $(BUILD)/lock && $(PYTHON) -m venv $(BUILD)/lock
+	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt ./client "./export[cpu]" "./deploy[cpu]"
+	{ sed -n '/^#/p' constraints.txt; $(BUILD)/lock/bin/pip freeze --exclude alexnet-client --exclude alexnet-export \
+		--exclude alexnet-server | sed 's/+cpu$$//'; echo "$$($(BIN)/pip freeze | grep onnxruntime-gpu || grep onnxruntime-gpu constraints.txt)"; } > $(BUILD)/constraints.txt
+	mv $(BUILD)/constraints.txt constraints.txt
+
+clean: ## delete what was built: checkpoints, pictures, releases (not .venv)
+	rm -rf $(BUILD) $(REPOSITORY)/alexnet/[0-9]*

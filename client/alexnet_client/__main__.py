@@ -1,0 +1,181 @@
+"""``alexnet-client``: ask a running server from the terminal. The only module here that prints or configures logging."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from alexnet_client.client import DEFAULT_TARGET, Classification, Client
+from alexnet_client.errors import ClientError, ImageError
+from alexnet_client.evaluate import Answered, Evaluation, evaluate_folder
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Classify images on a Triton server.")
+console = Console()
+
+Target = Annotated[str, typer.Option("--target", "-t", help="host:port of the server's gRPC endpoint")]
+Model = Annotated[str, typer.Option("--model", "-m", help="name of the model on the server")]
+Timeout = Annotated[float, typer.Option("--timeout", help="deadline of each call, seconds")]
+Json = Annotated[bool, typer.Option("--json", help="print the JSON line only")]
+
+
+@app.command()
+def classify(
+    files: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files", metavar="FILE...")],
+    target: Target = DEFAULT_TARGET,
+    model: Model = "alexnet",
+    timeout: Timeout = 10.0,
+    top: Annotated[int, typer.Option(min=1, help="how many labels to name")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Print the top labels of each image; exits 1 if one of them could not be read."""
+
+    async def run() -> tuple[list[tuple[Path, Classification]], list[str]]:
+        answers, broken = [], []
+        async with Client(target, model=model, timeout_s=timeout) as client:
+            for file in files:
+                try:
+                    answers.append((file, await client.classify(file, top=top)))
+                except ImageError as error:
+                    broken.append(str(error))
+        return answers, broken
+
+    answers, broken = _run(run())
+    if not as_json:
+        table = Table("image", "label", "probability")
+        for file, answer in answers:
+            for guess in answer.top:
+                first = guess is answer.top[0]
+                table.add_row(file.name if first else "", guess.label, f"{guess.probability:.2%}", end_section=False)
+            table.add_section()
+        if answers:
+            console.print(table)
+    for line in broken:
+        _complain(line)
+    _print_json({"answers": [_answer_json(file, answer) for file, answer in answers], "unreadable": broken})
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="a directory with one subdirectory of images a class")],
+    target: Target = DEFAULT_TARGET,
+    model: Model = "alexnet",
+    timeout: Timeout = 10.0,
+    rows: Annotated[int, typer.Option(min=0, help="answers to show in the table, mistakes first")] = 12,
+    sheet: Annotated[Path | None, typer.Option(help="write a picture of all images and answers there")] = None,
+    as_json: Json = False,
+) -> None:
+    """Classify a folder of images whose truth is known, one request at a time, and count what was right."""
+
+    async def run() -> Evaluation:
+        async with Client(target, model=model, timeout_s=timeout) as client:
+            return await evaluate_folder(client, folder, show_progress=not as_json and console.is_terminal)
+
+    evaluation = _run(run())
+    if sheet is not None:
+        from alexnet_client.sheet import draw_sheet
+
+        draw_sheet(evaluation.answered, sheet)
+    if not as_json:
+        console.print(_evaluation_table(evaluation.answered, rows))
+        console.print(f"{evaluation.right} of {len(evaluation.answered)} right. Images: {folder}")
+        if sheet is not None:
+            console.print(f"All of them in one picture: {sheet}")
+    for line in evaluation.unreadable:
+        _complain(line)
+    _print_json(evaluation.summary())
+
+
+@app.command()
+def health(target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout: Timeout = 5.0) -> None:
+    """Say whether the server and the model are ready; exits 1 if they are not."""
+
+    async def run() -> bool:
+        async with Client(target, model=model, timeout_s=timeout) as client:
+            return await client.ready()
+
+    ready = _run(run())
+    console.print(f"{target}: {model} is {'ready' if ready else 'NOT ready'}")
+    raise typer.Exit(0 if ready else 1)
+
+
+@app.command()
+def metadata(target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout: Timeout = 5.0) -> None:
+    """Print what the server says of itself and of the model."""
+
+    async def run() -> dict[str, Any]:
+        async with Client(target, model=model, timeout_s=timeout) as client:
+            signature = await client.signature()
+            return {
+                "triton_version": await client.server_version(),
+                "model": model,
+                "versions": list(signature.versions),
+                "input": {signature.input_name: list(signature.input_shape)},
+                "classes": signature.classes,
+                "max_batch_size": signature.max_batch_size,
+                "labels": list(await client.labels()),
+            }
+
+    found = _run(run())
+    table = Table("property", "value", show_header=False)
+    for key, value in found.items():
+        shown = f"{', '.join(value[:10])}{', …' if len(value) > 10 else ''}" if key == "labels" else str(value)
+        table.add_row(key, shown)
+    console.print(table)
+    _print_json(found)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return asyncio.run(work)
+    except ClientError as error:
+        _complain(str(error))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _complain(text: str) -> None:
+    print(f"alexnet-client: {text}", file=sys.stderr)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content), flush=True)
+
+
+def _answer_json(file: Path, answer: Classification) -> dict[str, Any]:
+    return {
+        "image": str(file),
+        "model_version": answer.model_version,
+        "top": [{"label": guess.label, "probability": round(guess.probability, 6)} for guess in answer.top],
+    }
+
+
+def _evaluation_table(answered: list[Answered], rows: int) -> Table:
+    shown = sorted(answered, key=lambda one: one.right)[:rows]
+    table = Table(
+        "image", "truth", "label", "probability", "latency", title=f"{len(shown)} of {len(answered)}, mistakes first"
+    )
+    for one in shown:
+        label = one.answer.label if one.right else f"[red]{one.answer.label}[/red]"
+        table.add_row(
+            one.path.name, one.truth, label, f"{one.answer.probability:.2%}", f"{one.latency_s * 1000:.1f} ms"
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Between numpy arrays and the messages of the KServe V2 inference protocol. Pure: no network, no clock.
+
+Protocol: https://github.com/kserve/open-inference-protocol, with Triton's raw tensor contents and its
+classification extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2
+
+from alexnet_client.errors import BadInput, ServerFault
+
+Array: TypeAlias = npt.NDArray[Any]
+
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+"""The protocol's names of fixed-size types; raw contents are little-endian, row-major."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def encode_request(
+    model: str,
+    inputs: Mapping[str, Array],
+    outputs: Sequence[str],
+    *,
+    version: str = "",
+    classes: int | None = None,
+) -> service_pb2.ModelInferRequest:
+    """Build an inference request.
+
+    Args:
+        model: its name on the server.
+        inputs: tensors by name, the batch axis first.
+        outputs: names of the tensors wanted back.
+        version: of the model; empty leaves the choice to the server.
+        classes: ask for the best ``classes`` answers as text instead of tensors (classification extension).
+
+    Raises:
+        BadInput: a tensor has a dtype the protocol lacks.
+
+    """
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
+    for name, array in inputs.items():
+        datatype = _NAMES.get(array.dtype)
+        if datatype is None:
+            raise BadInput(f"input {name}: dtype {array.dtype} cannot be sent, the protocol has {', '.join(DTYPES)}")
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    for name in outputs:
+        output = request.outputs.add(name=name)
+        if classes is not None:
+            output.parameters["classification"].int64_param = classes
+    return request
+
+
+def decode_response(response: service_pb2.ModelInferResponse) -> dict[str, Array]:
+    """Read the tensors of an answer; they are read-only views of its bytes. BYTES tensors become object arrays.
+
+    Raises:
+        ServerFault: the answer contradicts itself (sizes, counts, unknown types).
+
+    """
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise ServerFault(
+            f"the answer announces {len(response.outputs)} outputs and carries {len(response.raw_output_contents)}"
+        )
+    return {
+        output.name: _decode_tensor(output, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def _decode_tensor(output: service_pb2.ModelInferResponse.InferOutputTensor, raw: bytes) -> Array:
+    shape = tuple(output.shape)
+    try:
+        if output.datatype == "BYTES":
+            return np.array(_decode_strings(raw), dtype=object).reshape(shape)
+        return np.frombuffer(raw, DTYPES[output.datatype]).reshape(shape)
+    except KeyError:
+        raise ServerFault(f"output {output.name} has an unknown datatype {output.datatype}") from None
+    except ValueError as error:
+        raise ServerFault(f"output {output.name}: {len(raw)} bytes do not make {output.datatype} {shape}") from error
+
+
+def _decode_strings(raw: bytes) -> list[bytes]:
+    """Each element is its length, four bytes little-endian, then that many bytes."""
+    strings, at = [], 0
+    while at < len(raw):
+        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
+        if at + 4 > len(raw) or end > len(raw):
+            raise ValueError("truncated")
+        strings.append(raw[at + 4 : end])
+        at = end
+    return strings
+
+
+def parse_class(text: bytes) -> tuple[int, str]:
+    """Index and label of one answer of the classification extension: ``value:index`` or ``value:index:label``."""
+    parts = text.decode(errors="replace").split(":", 2)
+    try:
+        index = int(parts[1])
+    except (IndexError, ValueError):
+        raise ServerFault(f"not an answer of the classification extension: {text!r}") from None
+    return index, parts[2] if len(parts) == 3 else str(index)

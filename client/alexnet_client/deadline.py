@@ -1,0 +1,35 @@
+"""One absolute deadline a call, shared by everything the call does. Pure: the clock is given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alexnet_client.errors import TimedOut
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A point on a monotonic clock, seconds."""
+
+    at: float
+    timeout_s: float
+    clock: Callable[[], float]
+
+    @classmethod
+    def after(cls, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> Deadline:
+        """The deadline ``timeout_s`` seconds from now."""
+        return cls(clock() + timeout_s, timeout_s, clock)
+
+    def remaining_s(self, doing: str) -> float:
+        """Seconds left.
+
+        Raises:
+            TimedOut: none are; the text names ``doing``.
+
+        """
+        left = self.at - self.clock()
+        if left <= 0:
+            raise TimedOut(f"the deadline of {self.timeout_s:g} s passed while {doing}")
+        return left

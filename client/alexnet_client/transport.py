@@ -1,0 +1,121 @@
+"""The gRPC channel to one server, and the only place that sees gRPC status codes.
+
+Everything above this module catches ``alexnet_client.errors``; ``error_from_status`` is the border.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from alexnet_client.deadline import Deadline
+from alexnet_client.errors import BadInput, ClientError, Closed, Overloaded, ServerFault, TimedOut, Unavailable
+
+MAX_MESSAGE_BYTES = 256 * 2**20
+"""gRPC's default of 4 MiB is less than 28 images; the largest batch of 64 has 9.6 MB."""
+
+CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_retries", 0),  # gRPC's own retries would hide attempts from the deadline and the metrics
+    ("grpc.enable_http_proxy", 0),  # a proxy set for the web must not swallow calls to 127.0.0.1
+)
+
+_OVERLOAD = ("exceeds maximum queue size", "request timeout expired")
+"""Triton 2.51 says UNAVAILABLE for a full queue and for an expired queue timeout: only the text tells them from a
+server that is gone (core's scheduler_utils.cc and dynamic_batch_scheduler.cc)."""
+_STOPPING = "has no available versions"
+"""What Triton 2.51 says, as NOT_FOUND, of a model it has unloaded because it is stopping."""
+_BAD_INPUT = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,  # a message over a size limit
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+def error_from_status(code: grpc.StatusCode, details: str, target: str, timeout_s: float) -> ClientError:
+    """The exception for a failed call: what the caller can do about it, not how gRPC names it."""
+    said = details.removeprefix("[request id: <id_unknown>] ").strip() or code.name
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TimedOut(f"{target}: no answer within {timeout_s:g} s")
+    if code is grpc.StatusCode.UNAVAILABLE or _STOPPING in said:
+        return _unavailable(said, target)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        said = f"the server there does not speak the V2 inference protocol, or lacks this call ({said})"
+    return (BadInput if code in _BAD_INPUT else ServerFault)(f"{target}: {said}")
+
+
+def _unavailable(said: str, target: str) -> ClientError:
+    """Triton gives one code four meanings; only the text tells them apart."""
+    if any(text in said.lower() for text in _OVERLOAD):
+        return Overloaded(f"{target}: {said}")
+    if "protocol is restricted" in said.lower():
+        return BadInput(f"{target}: that call needs the server's administration key ({said})")
+    return Unavailable(f"{target}: no server answers there, or it is stopping ({said})")
+
+
+class Transport:
+    """One channel to one server. Made inside a running event loop; must be closed."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._closed = False
+
+    async def infer(self, request: service_pb2.ModelInferRequest, deadline: Deadline) -> service_pb2.ModelInferResponse:
+        """Run one inference request; raises ``ClientError``."""
+        return await self._call(self._stub.ModelInfer, request, deadline)
+
+    async def live(self, deadline: Deadline) -> bool:
+        """Whether the server process answers."""
+        return bool((await self._call(self._stub.ServerLive, service_pb2.ServerLiveRequest(), deadline)).live)
+
+    async def ready(self, deadline: Deadline) -> bool:
+        """Whether the server and all its models are ready."""
+        return bool((await self._call(self._stub.ServerReady, service_pb2.ServerReadyRequest(), deadline)).ready)
+
+    async def model_ready(self, model: str, deadline: Deadline) -> bool:
+        """Whether one model is ready."""
+        request = service_pb2.ModelReadyRequest(name=model)
+        return bool((await self._call(self._stub.ModelReady, request, deadline)).ready)
+
+    async def server_metadata(self, deadline: Deadline) -> service_pb2.ServerMetadataResponse:
+        """Name, version and extensions of the server."""
+        return await self._call(self._stub.ServerMetadata, service_pb2.ServerMetadataRequest(), deadline)
+
+    async def model_metadata(self, model: str, deadline: Deadline) -> service_pb2.ModelMetadataResponse:
+        """Versions, inputs and outputs of a model."""
+        request = service_pb2.ModelMetadataRequest(name=model)
+        return await self._call(self._stub.ModelMetadata, request, deadline)
+
+    async def model_config(self, model: str, deadline: Deadline) -> service_pb2.ModelConfigResponse:
+        """The model's configuration as the server runs it."""
+        return await self._call(self._stub.ModelConfig, service_pb2.ModelConfigRequest(name=model), deadline)
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        self._closed = True
+        await self._channel.close(None)
+
+    async def _call(self, method: Any, request: Any, deadline: Deadline) -> Any:
+        if self._closed:
+            raise Closed(f"{self.target}: this client is closed")
+        left = deadline.remaining_s("waiting to send")
+        try:
+            return await method(request, timeout=left)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_status(error.code(), error.details() or "", self.target, deadline.timeout_s) from error
+        except grpc.aio.UsageError as error:
+            raise Closed(f"{self.target}: this client is closed") from error

@@ -1,0 +1,166 @@
+"""Everything that would make Triton fail later, looked at before it is started, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from alexnet_server.command import SHARED_MEMORY_BYTES, ServerOptions
+from alexnet_server.errors import LaunchError
+from alexnet_server.wheel import find_triton, python_version, shared_libpython
+
+MINIMUM_GLIBC = (2, 35)
+SHARED_MEMORY_MOUNT = Path("/dev/shm")  # noqa: S108  where glibc keeps shared memory
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at; ``remedy`` is empty when all is well."""
+
+    name: str
+    found: str
+    remedy: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.remedy
+
+
+def check_all(options: ServerOptions) -> Iterator[Check]:
+    """Look at machine, interpreter, wheel, shared memory, model repository and ports."""
+    yield check_platform()
+    yield check_glibc()
+    yield check_libpython()
+    yield check_wheel()
+    yield check_onnxruntime()
+    yield check_shared_memory(SHARED_MEMORY_MOUNT, models=len(list(_models(options.repository))))
+    yield check_repository(options.repository)
+    for purpose, port in options.ports.items():
+        yield check_port(options.address, port, purpose)
+
+
+def check_platform() -> Check:
+    found = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return Check("platform", found, "the wheel carries Triton for Linux on x86-64 only; use such a machine")
+    if sys.version_info[:2] not in ((3, 11), (3, 12)):
+        return Check("platform", found, "use Python 3.11 or 3.12")
+    return Check("platform", found)
+
+
+def check_glibc() -> Check:
+    name, version = platform.libc_ver()
+    found = f"{name} {version}"
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if name != "glibc" or numbers < MINIMUM_GLIBC:
+        return Check("C library", found, "Triton 2.51 needs glibc 2.35 or later: Debian 12, Ubuntu 22.04 or newer")
+    return Check("C library", found)
+
+
+def check_libpython() -> Check:
+    library = shared_libpython()
+    if library is None:
+        version = python_version()
+        return Check(
+            "shared libpython",
+            "missing",
+            f"Triton's Python backend is linked against libpython{version}.so.1.0: apt-get install libpython{version}, "
+            "or build Python with --enable-shared",
+        )
+    return Check("shared libpython", str(library))
+
+
+def check_wheel() -> Check:
+    try:
+        triton = find_triton()
+    except LaunchError as error:
+        return Check("Triton", "not found", str(error))
+    return Check("Triton", f"nvidia-pytriton {triton.version}")
+
+
+def check_onnxruntime() -> Check:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return Check("ONNX Runtime", "cannot be imported", f"{error}; `make setup` installs it")
+    return Check("ONNX Runtime", f"{onnxruntime.__version__}")
+
+
+def check_shared_memory(mount: Path, *, models: int) -> Check:
+    """The Python backend keeps a region for each instance; docker gives a container 64 MB by default."""
+    needed = max(1, models) * 2 * SHARED_MEMORY_BYTES
+    try:
+        free = os.statvfs(mount).f_bavail * os.statvfs(mount).f_frsize
+    except OSError as error:
+        return Check("shared memory", f"{mount}: {error.strerror}", f"mount a tmpfs at {mount}")
+    found = f"{mount}: {free / 2**20:,.0f} MiB free"
+    if free < needed:
+        return Check(
+            "shared memory",
+            found,
+            f"{needed / 2**20:,.0f} MiB are needed: enlarge it (docker run --shm-size=1g, or mount -o remount,size=1g "
+            f"{mount}) or delete what other programs left there",
+        )
+    return Check("shared memory", found)
+
+
+def check_repository(repository: Path) -> Check:
+    """Every model needs a configuration and a version; a model repository without models is of no use."""
+    if not repository.is_dir():
+        return Check("model repository", f"{repository}: missing", "name the model repository with --repository")
+    models = list(_models(repository))
+    if not models:
+        return Check("model repository", f"{repository}: no model in it", "it should hold <model>/config.pbtxt")
+    unpublished = [model.name for model in models if not _versions(model)]
+    if unpublished:
+        return Check(
+            "model repository",
+            f"{repository}: no published version of {', '.join(unpublished)}",
+            "`make export` publishes one",
+        )
+    return Check("model repository", ", ".join(f"{model.name} version {max(_versions(model))}" for model in models))
+
+
+def check_port(address: str, port: int, purpose: str) -> Check:
+    name = f"port {port} ({purpose})"
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            owner = port_owner(port)
+            return Check(
+                name,
+                f"taken by {owner}" if owner else f"cannot be bound ({error.strerror})",
+                "stop that program or choose another port (--grpc-port, --metrics-port, --http-port)",
+            )
+    return Check(name, "free")
+
+
+def port_owner(port: int) -> str:
+    """Who listens on a TCP port, such as "tritonserver (pid 42)"; empty if the system does not let us see it."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port:
+            if connection.pid is None:
+                return "a program of another user"
+            try:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            except psutil.Error:
+                return f"pid {connection.pid}"
+    return ""
+
+
+def _models(repository: Path) -> Iterator[Path]:
+    if repository.is_dir():
+        yield from sorted(path for path in repository.iterdir() if (path / "config.pbtxt").is_file())
+
+
+def _versions(model: Path) -> list[int]:
+    return [int(path.name) for path in model.iterdir() if path.is_dir() and path.name.isdigit()]

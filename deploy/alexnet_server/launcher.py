@@ -1,0 +1,173 @@
+"""The tritonserver process: started, watched until it serves, told to drain, and reaped. Owns signals."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from alexnet_client.errors import ClientError
+from alexnet_server.checks import check_all
+from alexnet_server.command import ServerOptions, arguments, environment
+from alexnet_server.errors import LaunchError
+from alexnet_server.ready import wait_until_serving
+from alexnet_server.wheel import assemble_backends, cache_directory, find_triton, shared_libpython
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None, use_errno=True)
+KILL_AFTER_S = 10
+"""How much longer than its own exit timeout a stopping server may take before it is killed, seconds."""
+
+
+class Server:
+    """A running tritonserver. Made by ``start``; must be ended by ``stop`` or ``wait``."""
+
+    def __init__(self, process: subprocess.Popen[bytes], options: ServerOptions, log: Path | None) -> None:
+        self.process, self.options, self.log = process, options, log
+        self._stopping = False
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models in the repository."""
+        return sorted(path.parent.name for path in self.options.repository.glob("*/config.pbtxt"))
+
+    def wait_until_serving(self, timeout_s: float) -> None:
+        """Wait until every model has answered.
+
+        Raises:
+            LaunchError: the server ended, or did not answer in time; it is stopped then.
+
+        """
+        try:
+            waiting = wait_until_serving(
+                self.options.target, self.models, timeout_s=timeout_s, alive=lambda: self.process.poll() is None
+            )
+            serving = asyncio.run(waiting)
+        except ClientError as error:
+            self.stop()
+            raise LaunchError(f"Triton started but does not serve: {error}{self._last_words()}") from error
+        if not serving and not self._stopping:
+            raise LaunchError(f"Triton ended while starting, exit code {self.process.returncode}{self._last_words()}")
+
+    def forward(self, number: int, _frame: FrameType | None) -> None:
+        """Signal handler: ask the server to drain and stop; a second Ctrl-C kills it."""
+        impatient = self._stopping and number == signal.SIGINT
+        self._stopping = True
+        self.process.send_signal(signal.SIGKILL if impatient else signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code, or 128 plus the signal that ended it, as a shell counts."""
+        code = self.process.wait()
+        return 128 - code if code < 0 else code
+
+    def stop(self) -> int:
+        """Let it finish what it has accepted, stop it, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(self.options.exit_timeout_s + KILL_AFTER_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        return self.wait()
+
+    def _last_words(self) -> str:
+        if self.log is None or not self.log.exists():
+            return "; Triton's own lines above say why"
+        lines = self.log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith(("E", "error:"))][-3:]
+        return "".join(f"\n  {line}" for line in errors) + f"\n  the whole log: {self.log}"
+
+
+def start(options: ServerOptions, *, log: Path | None = None) -> Server:
+    """Check the machine and start Triton; it ends when this process does, whatever ends it.
+
+    Args:
+        options: how to serve.
+        log: file for Triton's output; None passes it through.
+
+    Raises:
+        LaunchError: a check failed; its text has the remedy.
+
+    """
+    failed = [check for check in check_all(options) if not check.ok]
+    if failed:
+        raise LaunchError("\n".join(f"{check.name}: {check.found}. {check.remedy}" for check in failed))
+    triton, libpython = find_triton(), shared_libpython()
+    assert libpython is not None  # checked above
+    command = arguments(
+        options, triton, assemble_backends(triton, cache_directory()), admin_key=secrets.token_urlsafe(32)
+    )
+    variables = environment(triton, libpython=libpython, interpreter=Path(sys.executable), inherited=os.environ)
+    with _output(log) as output:
+        process = subprocess.Popen(
+            command,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            process_group=0,  # Ctrl-C goes to the launcher alone, which asks for an orderly end
+            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  no other thread runs yet
+        )
+    return Server(process, options, log)
+
+
+@contextmanager
+def running(options: ServerOptions, *, log: Path | None, timeout_s: float) -> Iterator[Server]:
+    """A server that serves; signals sent to this process stop it, and so does the end of the block."""
+    server = start(options, log=log)
+    previous = {number: signal.signal(number, server.forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.wait_until_serving(timeout_s)
+        yield server
+    finally:
+        server.stop()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def run_with_server(options: ServerOptions, command: Sequence[str], *, log: Path | None, timeout_s: float) -> int:
+    """Serve while ``command`` runs; return the command's exit code.
+
+    Raises:
+        LaunchError: the server could not be started, or the command does not exist.
+
+    """
+    with running(options, log=log, timeout_s=timeout_s):
+        try:
+            code = subprocess.run(command, check=False).returncode
+        except OSError as error:
+            raise LaunchError(f"{command[0]}: cannot be run ({error.strerror})") from error
+    return 128 - code if code < 0 else code
+
+
+@contextmanager
+def _output(log: Path | None) -> Iterator[int | None]:
+    if log is None:
+        yield None
+        return
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise LaunchError(f"{log}: cannot be written ({error.strerror}); name another file with --log") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    def arrange() -> None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the line above took effect
+            os._exit(1)
+
+    return arrange

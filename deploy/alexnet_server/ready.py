@@ -1,0 +1,70 @@
+"""Readiness by a real inference: an open port, and even Triton's own "ready", say less (a dead backend stays "ready")."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from alexnet_client import codec
+from alexnet_client.deadline import Deadline
+from alexnet_client.errors import TimedOut, Unavailable
+from alexnet_client.transport import Transport
+
+POLL_S = 0.1
+
+
+async def wait_until_serving(
+    target: str, models: Sequence[str], *, timeout_s: float, alive: Callable[[], bool]
+) -> bool:
+    """Wait until every model has answered a blank request.
+
+    Args:
+        target: host:port of the gRPC endpoint.
+        models: their names.
+        timeout_s: how long to wait, seconds.
+        alive: whether the server process still runs; asked between attempts.
+
+    Returns:
+        False if the process ended meanwhile.
+
+    Raises:
+        TimedOut: the models did not answer in time.
+        ClientError: one answered with an error that waiting does not mend.
+
+    """
+    deadline = Deadline.after(timeout_s)
+    transport = Transport(target)
+    try:
+        while alive():
+            try:
+                for model in models:
+                    await probe(transport, model, deadline)
+                return True
+            except (Unavailable, TimedOut):
+                deadline.remaining_s(f"waiting for {', '.join(models)} to answer")
+                await asyncio.sleep(POLL_S)
+        return False
+    finally:
+        await transport.close()
+
+
+async def probe(transport: Transport, model: str, deadline: Deadline) -> None:
+    """Send one blank request; a model that reads bytes (an encoded image) is only asked whether it is ready.
+
+    Raises:
+        ClientError: it did not answer well.
+
+    """
+    if not await transport.model_ready(model, deadline):
+        raise Unavailable(f"{transport.target}: {model} is not ready")
+    metadata = await transport.model_metadata(model, deadline)
+    if any(tensor.datatype not in codec.DTYPES for tensor in metadata.inputs):
+        return
+    inputs = {
+        tensor.name: np.zeros([max(1, size) for size in tensor.shape], codec.DTYPES[tensor.datatype])
+        for tensor in metadata.inputs
+    }
+    request = codec.encode_request(model, inputs, [tensor.name for tensor in metadata.outputs])
+    codec.decode_response(await transport.infer(request, deadline))

@@ -1,0 +1,101 @@
+"""A user's own images, one directory a class, as ImageNet is laid out.
+
+    train/<class>/*.jpg    val/<class>/*.jpg    test/<class>/*.jpg (optional: without it val serves as test)
+
+Files are JPEG, PNG or WebP. One that cannot be read is named, counted and skipped by whoever asked for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_client import images
+from alexnet_client.errors import ImageError
+from alexnet_export.data import DataSet, Pixels, SplitName, Unreadable
+from alexnet_export.errors import UserError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+DIRECTORIES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("val", "validation"),
+    "test": ("test",),
+}
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """One split of image files. ``augment``: a random crop (and flip) as in the 2012 paper, section 4.1."""
+
+    files: tuple[tuple[Path, int], ...]
+    seed: int
+    augment: bool = False
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def sample(self, index: int, epoch: int) -> tuple[Pixels, int]:
+        path, label = self.files[index]
+        try:
+            return self._pixels(path, index, epoch), label
+        except ImageError as error:
+            raise Unreadable(str(error)) from error
+
+    def _pixels(self, path: Path, index: int, epoch: int) -> Pixels:
+        if not self.augment:
+            return images.load_pixels(path)
+        random = np.random.default_rng((self.seed, epoch, index))
+        image = np.asarray(images.resize_short_side(images.open_image(path)))
+        top = random.integers(image.shape[0] - images.CROP + 1)
+        left = random.integers(image.shape[1] - images.CROP + 1)
+        crop = image[top : top + images.CROP, left : left + images.CROP]
+        return np.ascontiguousarray(crop[:, ::-1] if self.flip and random.integers(2) else crop)
+
+
+def open_folder(directory: Path, *, seed: int = 0, flip: bool = True) -> DataSet:
+    """Find classes and files; classes are the directories of ``train``, sorted by name.
+
+    Raises:
+        UserError: the directory or a split is missing, a class is empty, or one is missing from a split.
+
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory; it should hold train/<class>/ and val/<class>/")
+    train = _split_directory(directory, "train")
+    validation = _split_directory(directory, "validation")
+    if train is None or validation is None:
+        missing = "train" if train is None else "val"
+        raise UserError(f"{directory}: has no {missing}/ directory; it should hold train/<class>/ and val/<class>/")
+    test = _split_directory(directory, "test") or validation
+    labels = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
+    if len(labels) < 2:
+        raise UserError(f"{train}: holds {len(labels)} class directories, at least two are needed")
+    return DataSet(
+        f"folder {directory.name}",
+        labels,
+        train=ImageFolder(_files(train, labels), seed, augment=True, flip=flip),
+        validation=ImageFolder(_files(validation, labels), seed),
+        test=ImageFolder(_files(test, labels), seed),
+    )
+
+
+def _split_directory(directory: Path, split: SplitName) -> Path | None:
+    return next((directory / name for name in DIRECTORIES[split] if (directory / name).is_dir()), None)
+
+
+def _files(directory: Path, labels: tuple[str, ...]) -> tuple[tuple[Path, int], ...]:
+    unknown = {entry.name for entry in directory.iterdir() if entry.is_dir()} - set(labels)
+    if unknown:
+        raise UserError(f"{directory}: has classes that train/ lacks: {', '.join(sorted(unknown))}")
+    found: list[tuple[Path, int]] = []
+    for label, name in enumerate(labels):
+        if not (directory / name).is_dir():
+            raise UserError(f"{directory}: class {name} is missing; every class of train/ needs images there too")
+        files = sorted(path for path in (directory / name).iterdir() if path.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UserError(f"{directory / name}: class {name} is empty, no JPEG, PNG or WebP file in it")
+        found += [(path, label) for path in files]
+    return tuple(found)

@@ -1,0 +1,116 @@
+"""``Client`` against a scripted server; tests/e2e has the real one."""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+import pytest
+
+from alexnet_client import BadInput, Client, Closed, ImageError, Overloaded, ServerFault, TimedOut, Unavailable
+
+
+def image(kind: int) -> np.ndarray:
+    return np.full((224, 224, 3), kind, np.uint8)
+
+
+async def test_the_best_label_comes_first_with_its_probability(scripted):
+    _, target = scripted
+    async with Client(target) as client:
+        answer = await client.classify(image(1), top=2)
+    assert (answer.label, answer.top[0].index) == ("dog", 1)
+    assert answer.probability == pytest.approx(np.exp(5) / (np.exp(5) + 2))
+    assert len(answer.top) == 2
+    assert answer.logits.tolist() == [0, 5, 0]
+
+
+async def test_the_tensors_are_named_as_the_server_names_them(scripted):
+    server, target = scripted
+    async with Client(target) as client:
+        await client.classify(image(0))
+    assert {request.inputs[0].name for request in server.requests} == {"pixels"}
+
+
+async def test_labels_are_asked_for_once_a_release(scripted):
+    server, target = scripted
+    async with Client(target) as client:
+        for _ in range(3):
+            assert (await client.classify(image(2))).label == "bird: small"
+        assert len(server.requests) == 3 + 1
+        server.version = "2"
+        assert (await client.classify(image(2))).model_version == "2"
+        await client.classify(image(2))
+    assert len(server.requests) == 3 + 1 + 2 + 1
+    assert server.requests[-2].model_version == "2"
+
+
+async def test_a_batch_is_answered_row_by_row(scripted):
+    _, target = scripted
+    async with Client(target) as client:
+        answer = await client.infer(np.stack([image(2), image(0), image(1)]))
+    assert answer.probabilities.argmax(1).tolist() == [2, 0, 1]
+
+
+async def test_a_broken_image_is_refused_without_a_request(scripted):
+    server, target = scripted
+    async with Client(target) as client:
+        with pytest.raises(ImageError):
+            await client.classify(b"no image")
+    assert not server.requests
+
+
+async def test_a_model_that_is_no_classifier_of_ours_is_refused(scripted):
+    _, target = scripted
+    async with Client(target, model="other") as client:
+        with pytest.raises(BadInput, match="not an image classifier"):
+            await client.classify(image(0))
+
+
+async def test_an_overloaded_server_is_told_from_a_dead_one(scripted, free_port):
+    server, target = scripted
+    server.fail = (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
+    async with Client(target) as client:
+        with pytest.raises(Overloaded):
+            await client.classify(image(0))
+    async with Client(f"127.0.0.1:{free_port()}") as client:
+        with pytest.raises(Unavailable, match="no server answers there"):
+            await client.classify(image(0))
+
+
+async def test_the_deadline_covers_the_whole_call(scripted):
+    server, target = scripted
+    server.hang = True
+    async with Client(target) as client:
+        with pytest.raises(TimedOut, match=r"no answer within 0\.5 s"):
+            await client.classify(image(0), timeout_s=0.5)
+
+
+@pytest.mark.parametrize("lost", ["logits", "probabilities"])
+async def test_an_answer_without_a_tensor_is_the_servers_fault(scripted, lost):
+    server, target = scripted
+
+    def drop(response):
+        for place, output in enumerate(response.outputs):
+            if output.name == lost:
+                del response.outputs[place], response.raw_output_contents[place]
+
+    server.mangle = drop
+    async with Client(target) as client:
+        with pytest.raises(ServerFault, match=f"lacks {lost}"):
+            await client.classify(image(0))
+
+
+async def test_a_closed_client_says_so(scripted):
+    _, target = scripted
+    client = Client(target)
+    await client.close()
+    with pytest.raises(Closed):
+        await client.classify(image(0))
+
+
+async def test_nonsense_options_are_refused_at_once(scripted):
+    _, target = scripted
+    with pytest.raises(BadInput):
+        Client(target, timeout_s=0)
+    async with Client(target) as client:
+        with pytest.raises(BadInput):
+            await client.classify(image(0), top=0)

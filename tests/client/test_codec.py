@@ -1,0 +1,112 @@
+"""Between numpy arrays and protocol messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from tritonclient.grpc import service_pb2
+
+from alexnet_client import codec
+from alexnet_client.errors import BadInput, ServerFault
+
+NUMERIC = sorted(codec.DTYPES)
+
+
+def answer(name: str, datatype: str, shape: list[int], raw: bytes) -> service_pb2.ModelInferResponse:
+    response = service_pb2.ModelInferResponse()
+    response.outputs.add(name=name, datatype=datatype, shape=shape)
+    response.raw_output_contents.append(raw)
+    return response
+
+
+def as_answer(request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
+    sent = request.inputs[0]
+    return answer(sent.name, sent.datatype, list(sent.shape), request.raw_input_contents[0])
+
+
+@given(
+    st.sampled_from(NUMERIC).flatmap(
+        lambda name: arrays.arrays(
+            codec.DTYPES[name], arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
+        )
+    )
+)
+def test_every_tensor_survives_the_way_there_and_back(array):
+    decoded = codec.decode_response(as_answer(codec.encode_request("m", {"x": array}, [])))["x"]
+    assert decoded.dtype == array.dtype
+    assert decoded.shape == array.shape
+    assert decoded.tobytes() == array.tobytes()
+
+
+def test_a_tensor_that_is_not_contiguous_is_sent_in_row_major_order():
+    array = np.arange(12, dtype=np.int32).reshape(3, 4).T
+    decoded = codec.decode_response(as_answer(codec.encode_request("m", {"x": array}, [])))["x"]
+    assert np.array_equal(decoded, array)
+
+
+def test_a_request_names_model_version_outputs_and_classes():
+    request = codec.encode_request("m", {"x": np.zeros(1, np.uint8)}, ["p", "q"], version="3", classes=5)
+    assert (request.model_name, request.model_version) == ("m", "3")
+    assert [output.name for output in request.outputs] == ["p", "q"]
+    assert all(output.parameters["classification"].int64_param == 5 for output in request.outputs)
+
+
+def test_tensors_are_asked_for_unless_classes_are():
+    request = codec.encode_request("m", {"x": np.zeros(1, np.uint8)}, ["p"])
+    assert not request.outputs[0].parameters
+
+
+def test_a_dtype_the_protocol_lacks_is_bad_input():
+    with pytest.raises(BadInput, match="complex128 cannot be sent"):
+        codec.encode_request("m", {"x": np.zeros(1, complex)}, [])
+
+
+@given(st.lists(st.binary(max_size=20), max_size=6))
+def test_strings_are_split_by_their_lengths(strings):
+    raw = b"".join(len(text).to_bytes(4, "little") + text for text in strings)
+    decoded = codec.decode_response(answer("s", "BYTES", [len(strings)], raw))["s"]
+    assert list(decoded) == strings
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "raw"),
+    [
+        ("FP32", [2], bytes(7)),
+        ("FP32", [3], bytes(8)),
+        ("BYTES", [1], b"\x05\x00\x00\x00abc"),
+        ("BYTES", [1], b"\x05\x00"),
+        ("BYTES", [2], b"\x01\x00\x00\x00a"),
+        ("QUATERNION", [1], bytes(4)),
+    ],
+)
+def test_an_answer_that_contradicts_itself_is_the_servers_fault(datatype, shape, raw):
+    with pytest.raises(ServerFault):
+        codec.decode_response(answer("x", datatype, shape, raw))
+
+
+def test_an_answer_with_missing_contents_is_the_servers_fault():
+    response = service_pb2.ModelInferResponse()
+    response.outputs.add(name="x", datatype="FP32", shape=[1])
+    with pytest.raises(ServerFault, match="announces 1 outputs and carries 0"):
+        codec.decode_response(response)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"0.983:7:seven", (7, "seven")),
+        (b"0.5:12", (12, "12")),
+        (b"1:3:a label: with colons", (3, "a label: with colons")),
+    ],
+)
+def test_classes_are_read_by_index_and_label(text, expected):
+    assert codec.parse_class(text) == expected
+
+
+@pytest.mark.parametrize("text", [b"", b"0.5", b"0.5:seven"])
+def test_what_is_no_class_is_the_servers_fault(text):
+    with pytest.raises(ServerFault, match="classification extension"):
+        codec.parse_class(text)

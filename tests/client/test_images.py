@@ -1,0 +1,108 @@
+"""From an image file to pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_client import images
+from alexnet_client.errors import ImageError
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, (x + y) / 2], axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "rotated.jpg", "transparent.png", "narrow.webp", "grey.png"])
+def test_golden_files_give_exactly_the_stored_pixels(name):
+    expected = np.asarray(Image.open(GOLDEN / f"{name}.expected.png"))
+    assert np.array_equal(images.load_pixels(GOLDEN / name), expected)
+
+
+def test_path_bytes_and_picture_give_the_same_pixels():
+    path = GOLDEN / "photo.jpg"
+    from_path = images.load_pixels(path)
+    assert np.array_equal(images.load_pixels(path.read_bytes()), from_path)
+    assert np.array_equal(images.load_pixels(str(path)), from_path)
+    assert np.array_equal(images.load_pixels(Image.open(path)), from_path)
+
+
+def test_finished_pixels_are_returned_as_they_are():
+    pixels = np.zeros((224, 224, 3), np.uint8)
+    assert images.load_pixels(pixels) is pixels
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 400), (400, 300), (256, 256), (100, 90), (1000, 257)])
+def test_any_shape_of_image_becomes_224_square(width, height):
+    pixels = images.load_pixels(gradient(width, height))
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_an_image_with_a_short_side_of_256_is_only_cropped():
+    image = gradient(256, 300)
+    assert np.array_equal(images.load_pixels(image), np.asarray(image)[38:262, 16:240])
+
+
+def test_exif_orientation_is_applied():
+    upright = gradient(320, 280)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise to look at it
+    turned = encoded(upright.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    assert np.array_equal(images.load_pixels(turned), images.load_pixels(upright))
+
+
+def test_transparency_is_laid_on_white():
+    clear = Image.new("RGBA", (256, 256), (200, 0, 0, 0))
+    assert (images.load_pixels(clear) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
+def test_every_common_mode_becomes_rgb(mode):
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    source = encoded(Image.new(mode, (260, 260)), kind)
+    assert images.load_pixels(source).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (b"", "not a JPEG, PNG or WebP image"),
+        (b"GIF89a" + bytes(100), "not a JPEG, PNG or WebP image"),
+        (encoded(gradient(300, 300), "JPEG")[:2000], "looks damaged"),
+        (encoded(gradient(300, 300))[:2000], "looks damaged"),
+        ("nowhere.jpg", "nowhere.jpg: no such file"),
+        (".", "a directory"),
+        (np.zeros((224, 224, 3), np.float32), "this one is float32"),
+        (np.zeros((10, 10, 3), np.uint8), r"\[10, 10, 3\]"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_reason(source, says):
+    with pytest.raises(ImageError, match=says):
+        images.load_pixels(source)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
+    for side, says in ((8_100, "8100 x 8100 pixels, the limit is 64,000,000"), (20_000, "far too many pixels")):
+        bomb = encoded(Image.new("1", (side, side)))
+        assert len(bomb) < 100_000
+        with pytest.raises(ImageError, match=says):
+            images.load_pixels(bomb)
+
+
+def test_an_image_too_narrow_to_resize_is_refused():
+    with pytest.raises(ImageError, match="too narrow"):
+        images.load_pixels(Image.new("RGB", (1, 5000)))

@@ -1,0 +1,47 @@
+"""From gRPC's status codes to what a caller can do."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from alexnet_client.errors import BadInput, ClientError, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.transport import error_from_status
+
+S = grpc.StatusCode
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "expected"),
+    [
+        (S.INVALID_ARGUMENT, "unexpected shape for input 'image'", BadInput),
+        (S.NOT_FOUND, "Request for unknown model: 'm' is not found", BadInput),
+        (S.NOT_FOUND, "Request for unknown model: 'm' has no available versions", Unavailable),
+        (S.RESOURCE_EXHAUSTED, "message larger than max", BadInput),
+        (S.UNAUTHENTICATED, "no certificate", BadInput),
+        (S.UNIMPLEMENTED, "", BadInput),
+        (S.UNAVAILABLE, "[request id: <id_unknown>] Exceeds maximum queue size", Overloaded),
+        (S.UNAVAILABLE, "Request timeout expired", Overloaded),
+        (S.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-admin'", BadInput),
+        (S.UNAVAILABLE, "Server is stopping, scheduler for model has stopped accepting new requests", Unavailable),
+        (S.UNAVAILABLE, "failed to connect to all addresses", Unavailable),
+        (S.DEADLINE_EXCEEDED, "Deadline Exceeded", TimedOut),
+        (S.INTERNAL, "inference failed", ServerFault),
+        (S.UNKNOWN, "", ServerFault),
+        (S.CANCELLED, "", ServerFault),
+    ],
+)
+def test_each_status_becomes_what_the_caller_can_do_about_it(code, details, expected):
+    error = error_from_status(code, details, "host:1", 2.0)
+    assert type(error) is expected
+
+
+@pytest.mark.parametrize("code", list(S))
+def test_every_status_there_is_becomes_an_error_that_names_the_server(code):
+    error = error_from_status(code, "", "host:1", 2.0)
+    assert isinstance(error, ClientError)
+    assert str(error).startswith("host:1: ")
+
+
+def test_a_timeout_says_how_long_was_waited():
+    assert str(error_from_status(S.DEADLINE_EXCEEDED, "", "host:1", 0.25)) == "host:1: no answer within 0.25 s"

@@ -1,0 +1,84 @@
+"""The real tritonserver: one for the whole run, others for tests that stop or break theirs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+START_S = 60
+
+
+@dataclass
+class Launched:
+    """A launcher started by a test."""
+
+    process: subprocess.Popen[str]
+    target: str
+    metrics_port: int
+    log: Path
+
+    def triton(self) -> psutil.Process:
+        """The tritonserver process below the launcher."""
+        return next(each for each in psutil.Process(self.process.pid).children() if each.name() == "tritonserver")
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric over its labels, from the real metrics endpoint."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as response:
+            text = response.read().decode()
+        return sum(float(value) for value in re.findall(rf"^{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE))
+
+    def wait_until_serving(self) -> None:
+        line = self.process.stdout.readline()
+        assert "Serving alexnet" in line, f"{line}{self.process.stderr.read()}\n{self.log.read_text()[-3000:]}"
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextmanager
+def launched(repository: Path, directory: Path, ports: Callable[[], int], *options: str) -> Iterator[Launched]:
+    grpc_port, metrics_port, log = ports(), ports(), directory / f"triton-{time.monotonic_ns()}.log"
+    command = [
+        *(sys.executable, "-m", "alexnet_server", "serve", "--repository", repository, "--log", log),
+        *("--grpc-port", grpc_port, "--metrics-port", metrics_port, *options),
+    ]
+    with subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as process:
+        server = Launched(process, f"127.0.0.1:{grpc_port}", metrics_port, log)
+        try:
+            server.wait_until_serving()
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(repository, tmp_path_factory, free_port):
+    """One server for all tests that leave it as they found it."""
+    with launched(repository, tmp_path_factory.mktemp("server"), free_port) as running:
+        yield running
+
+
+@pytest.fixture
+def own_server(repository, tmp_path, free_port):
+    """Starts a server for one test alone, and another one if the test asks again."""
+
+    def start(*options: str, repository: Path = repository):
+        return launched(repository, tmp_path, free_port, *options)
+
+    return start

@@ -1,0 +1,149 @@
+"""Start, stop, and everything that ends a server: nothing accepted is lost and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from alexnet_client import Client, Unavailable
+
+IN_FLIGHT = 64
+
+
+async def ask(target: str) -> np.ndarray:
+    async with Client(target, timeout_s=60) as client:
+        return (await client.infer(np.zeros((1, 224, 224, 3), np.uint8))).logits
+
+
+async def wait_for(condition, what: str, timeout_s: float = 20) -> None:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s, f"{what}: not within {timeout_s} s"
+        await asyncio.sleep(0.05)
+
+
+async def test_a_stop_under_load_loses_no_accepted_request(own_server):
+    with own_server() as server:
+        success, pending = "nv_inference_request_success", "nv_inference_pending_request_count"
+        images = np.zeros((4, 224, 224, 3), np.uint8)
+        async with Client(server.target, timeout_s=60) as client:
+            await client.infer(images)
+            before = server.metric(success)
+            tasks = [asyncio.create_task(client.infer(images)) for _ in range(IN_FLIGHT)]
+            # Triton itself says when it has accepted them all; most are still queued then.
+            await wait_for(
+                lambda: server.metric(success) - before + server.metric(pending) >= IN_FLIGHT - 16,
+                "most requests accepted",
+            )
+            await asyncio.sleep(0.2)
+            answered_before_the_signal = sum(task.done() for task in tasks)
+            server.process.send_signal(signal.SIGTERM)
+            answers = await asyncio.gather(*tasks)
+            with pytest.raises(Unavailable):
+                await client.infer(images)
+        assert len(answers) == IN_FLIGHT
+        assert answered_before_the_signal < IN_FLIGHT / 2, "the signal came under load"
+        assert all(answer.logits.shape == (4, 10) for answer in answers)
+        server.process.send_signal(signal.SIGTERM)  # an impatient supervisor changes nothing
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_orderly_stop_exits_with_zero_and_leaves_no_process(own_server, number):
+    with own_server() as server:
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        assert len(family) >= 2, "tritonserver and a backend process"
+        assert server.stop(number) == 0
+        assert "Triton has stopped." in server.process.stdout.read()
+        _gone, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+async def test_a_restart_on_the_same_ports_serves_the_same_answers(own_server, free_port):
+    port = free_port()
+    answers = []
+    for _ in range(2):
+        with own_server("--grpc-port", str(port)) as server:
+            answers.append(await ask(f"127.0.0.1:{port}"))
+            assert server.stop() == 0
+    assert np.array_equal(*answers)
+
+
+def test_triton_dies_with_a_launcher_that_is_killed(own_server):
+    with own_server() as server:
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.kill()
+        server.process.wait(10)
+        _gone, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+
+
+def test_a_server_killed_from_outside_ends_the_launcher_with_its_code(own_server):
+    with own_server() as server:
+        server.triton().kill()
+        assert server.process.wait(20) == 128 + signal.SIGKILL
+        assert f"ended by itself, exit code {128 + signal.SIGKILL}" in server.process.stdout.read()
+
+
+def test_a_taken_port_is_told_with_its_owner_before_anything_starts(server, repository):
+    port = server.target.split(":")[1]
+    command = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository), "--grpc-port", port]
+    started = time.monotonic()
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert f"port {port} (gRPC): taken by tritonserver (pid {server.triton().pid})" in done.stderr
+    assert "choose another port (--grpc-port" in done.stderr
+    assert time.monotonic() - started < 15
+
+
+def test_a_broken_model_file_ends_in_a_clear_error(repository, tmp_path, free_port):
+    broken = tmp_path / "repository"
+    shutil.copytree(repository, broken, ignore=shutil.ignore_patterns("model.onnx"))
+    (broken / "alexnet/1/model.onnx").write_bytes(b"not a model")
+    command = [
+        *(sys.executable, "-m", "alexnet_server", "serve", "--repository", str(broken), "--log", str(tmp_path / "log")),
+        *("--grpc-port", str(free_port()), "--metrics-port", str(free_port())),
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "Triton ended while starting" in done.stderr
+    assert "cannot load model.onnx" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_command_runs_while_triton_serves_and_its_exit_code_is_passed_on(repository, tmp_path, free_port):
+    port, metrics = free_port(), free_port()
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        launcher = [sys.executable, "-m", "alexnet_server", "run", "--repository", str(repository)]
+        options = ["--grpc-port", str(port), "--metrics-port", str(metrics), "--log", str(tmp_path / "log"), "--"]
+        return subprocess.run([*launcher, *options, *command], check=False, capture_output=True, text=True, timeout=90)
+
+    health = [sys.executable, "-m", "alexnet_client", "health", "--target", f"127.0.0.1:{port}"]
+    good = run(*health)
+    assert (good.returncode, "alexnet is ready" in good.stdout) == (0, True)
+    assert run("sh", "-c", "exit 7").returncode == 7
+    missing = run("no-such-program")
+    assert missing.returncode == 1
+    assert "no-such-program: cannot be run (No such file or directory)" in missing.stderr
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "Triton is stopped when the command has ended"
+
+
+def test_the_secret_is_in_no_log_and_the_log_is_the_owners_alone(own_server):
+    with own_server() as server:
+        flag = next(part for part in server.triton().cmdline() if part.startswith("--grpc-restricted-protocol="))
+        secret = flag.rsplit("=", 1)[1]
+        assert len(secret) >= 40
+        assert secret not in Path(server.log).read_text()
+        assert server.log.stat().st_mode & 0o077 == 0

@@ -1,0 +1,139 @@
+"""What the real Triton answers is what PyTorch computes, and a bad request harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc.aio
+import numpy as np
+import pytest
+import torch
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from alexnet_client import BadInput, Client
+from alexnet_client.codec import encode_request
+from alexnet_client.deadline import Deadline
+from alexnet_client.transport import Transport
+from alexnet_export.model import ServedModel
+
+
+@pytest.fixture(scope="session")
+def canvases(digits):
+    """200 held-out images, uint8 [200, 224, 224, 3]."""
+    return np.stack([digits.test.sample(index, 0)[0] for index in range(200)])
+
+
+@pytest.fixture(scope="session")
+def expected(checkpoint, canvases):
+    """What PyTorch answers for them: logits and probabilities, float32 [200, 10]."""
+    model = ServedModel(checkpoint.network(), checkpoint.normalization).eval()
+    with torch.inference_mode():
+        logits, probabilities = model(torch.from_numpy(canvases))
+    return logits.numpy(), probabilities.numpy()
+
+
+async def test_the_served_answers_equal_pytorchs_for_200_images(server, canvases, expected):
+    logits, probabilities = expected
+    async with Client(server.target) as client:
+        answers = [await client.infer(canvases[start : start + 50]) for start in range(0, 200, 50)]
+    served = np.concatenate([answer.logits for answer in answers])
+    assert np.abs(served - logits).max() <= 1e-4 * np.ptp(logits)
+    assert np.abs(np.concatenate([answer.probabilities for answer in answers]) - probabilities).max() <= 1e-4
+    assert (served.argmax(1) == logits.argmax(1)).all()
+
+
+async def test_single_answers_agree_with_batched_ones_row_by_row(server, canvases, expected):
+    before = server.metric("nv_inference_exec_count")
+    async with Client(server.target, timeout_s=60) as client:
+        answers = await asyncio.gather(*(client.infer(canvases[row : row + 1]) for row in range(200)))
+    for row, answer in enumerate(answers):
+        assert np.abs(answer.logits[0] - expected[0][row]).max() <= 1e-4 * np.ptp(expected[0]), row
+    executions = server.metric("nv_inference_exec_count") - before
+    assert executions < 100, "requests in flight together are run together"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 63, 64])
+async def test_every_batch_size_is_answered_in_order(server, canvases, expected, size):
+    async with Client(server.target, timeout_s=60) as client:
+        answer = await client.infer(canvases[100 : 100 + size])
+    assert np.abs(answer.logits - expected[0][100 : 100 + size]).max() <= 1e-4 * np.ptp(expected[0])
+
+
+async def test_a_file_is_classified_by_name(server, digits, tmp_path, canvases, expected):
+    from PIL import Image
+
+    Image.fromarray(np.pad(canvases[3], ((16, 16), (16, 16), (0, 0)))).save(tmp_path / "digit.png")
+    async with Client(server.target) as client:
+        answer = await client.classify(tmp_path / "digit.png", top=3)
+        assert await client.labels() == digits.labels
+        assert await client.server_version() == "2.51.0"
+    best = np.argsort(-expected[1][3])[:3]
+    assert [guess.label for guess in answer.top] == [digits.labels[index] for index in best]
+    assert answer.probability == pytest.approx(float(expected[1][3].max()), abs=1e-4)
+    assert answer.model_version == "1"
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (np.zeros((1, 200, 224, 3), np.uint8), r"Expected \[-1,224,224,3\], got \[1,200,224,3\]"),
+        (np.zeros((1, 224, 224), np.uint8), r"Expected \[-1,224,224,3\], got \[1,224,224\]"),
+        (np.zeros((1, 224, 224, 3), np.float32), "data-type is 'FP32', but model 'alexnet' expects 'UINT8'"),
+        (np.zeros((65, 224, 224, 3), np.uint8), "batch-size must be <= 64 for 'alexnet'"),
+    ],
+)
+async def test_a_wrong_request_gets_a_clear_error_and_the_next_one_works(server, canvases, images, says):
+    async with Client(server.target) as client:
+        with pytest.raises(BadInput, match=says):
+            await client.infer(images)
+        assert (await client.infer(canvases[:1])).logits.shape == (1, 10)
+
+
+async def test_an_unknown_model_or_output_gets_a_clear_error(server, canvases):
+    async with Client(server.target, model="resnet") as client:
+        with pytest.raises(BadInput, match="unknown model: 'resnet' is not found"):
+            await client.infer(canvases[:1])
+    transport = Transport(server.target)
+    with pytest.raises(BadInput, match="unexpected inference output 'colour'"):
+        await transport.infer(encode_request("alexnet", {"image": canvases[:1]}, ["colour"]), Deadline.after(10))
+    await transport.close()
+
+
+async def test_only_the_output_that_was_asked_for_is_sent(server, canvases):
+    transport = Transport(server.target)
+    response = await transport.infer(encode_request("alexnet", {"image": canvases[:1]}, ["logits"]), Deadline.after(10))
+    assert [output.name for output in response.outputs] == ["logits"]
+    await transport.close()
+
+
+async def test_a_cancelled_caller_does_not_disturb_the_others(server, canvases, expected):
+    async with Client(server.target, timeout_s=60) as client:
+        tasks = [asyncio.create_task(client.infer(canvases[row : row + 1])) for row in range(60)]
+        await asyncio.sleep(0.1)
+        for task in tasks[::2]:
+            task.cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    for row in range(1, 60, 2):
+        assert np.abs(answers[row].logits[0] - expected[0][row]).max() <= 1e-4 * np.ptp(expected[0])
+
+
+async def test_administration_needs_the_key_and_http_is_closed(server):
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for call, request in (
+            (stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()),
+            (stub.RepositoryModelUnload, service_pb2.RepositoryModelUnloadRequest(model_name="alexnet")),
+            (stub.SystemSharedMemoryStatus, service_pb2.SystemSharedMemoryStatusRequest()),
+            (stub.TraceSetting, service_pb2.TraceSettingRequest()),
+            (stub.LogSettings, service_pb2.LogSettingsRequest()),
+            (stub.ModelStatistics, service_pb2.ModelStatisticsRequest(name="alexnet")),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match="This protocol is restricted"):
+                await call(request)
+    listening = {
+        connection.laddr[1]: connection.laddr[0].removeprefix("::ffff:")  # IPv4 by way of an IPv6 socket
+        for connection in server.triton().net_connections("tcp")
+        if connection.status == "LISTEN"
+    }
+    assert set(listening) == {int(server.target.split(":")[1]), server.metrics_port}
+    assert set(listening.values()) == {"127.0.0.1"}

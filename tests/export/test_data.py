@@ -1,0 +1,167 @@
+"""Data sets: digits drawn on canvases, and folders of images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet_client import images
+from alexnet_export.data import evaluation_batches, open_dataset, training_batches
+from alexnet_export.digits import draw
+from alexnet_export.errors import UserError
+
+
+def picture(path, colour=(10, 20, 30), size=(300, 260)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes, red cats and blue dogs, four training and two validation images each."""
+    for name, colour in (("cat", (200, 0, 0)), ("dog", (0, 0, 200))):
+        for number in range(4):
+            picture(tmp_path / "train" / name / f"{number}.jpg", colour)
+        for number in range(2):
+            picture(tmp_path / "val" / name / f"{number}.png", colour)
+    return tmp_path
+
+
+def test_no_digit_crosses_between_the_splits(digits):
+    seen = [{digit.tobytes() for digit in split.digits} for split in (digits.train, digits.validation, digits.test)]
+    total = sum(len(split.digits) for split in (digits.train, digits.validation, digits.test))
+    assert total == 1797
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+
+
+def test_the_split_is_the_same_whatever_the_seed(digits):
+    other = open_dataset("digits", seed=99)
+    assert np.array_equal(other.test.digits, digits.test.digits)
+
+
+def test_a_canvas_is_a_function_of_seed_epoch_and_index(digits):
+    first, label = digits.train.sample(5, 0)
+    again, _ = open_dataset("digits").train.sample(5, 0)
+    assert np.array_equal(first, again)
+    assert label == digits.train.labels[5]
+    assert (first.shape, first.dtype) == ((224, 224, 3), np.uint8)
+    assert not np.array_equal(first, digits.train.sample(5, 1)[0])
+    assert not np.array_equal(first, open_dataset("digits", seed=1).train.sample(5, 0)[0])
+
+
+def test_evaluation_canvases_are_the_same_every_epoch(digits):
+    assert np.array_equal(digits.test.sample(3, 0)[0], digits.test.sample(3, 8)[0])
+
+
+def test_every_evaluation_digit_has_four_different_canvases(digits):
+    originals = len(digits.test.digits)
+    assert len(digits.test) == 4 * originals
+    canvases = [digits.test.sample(2 + variant * originals, 0) for variant in range(4)]
+    assert len({pixels.tobytes() for pixels, _ in canvases}) == 4
+    assert len({label for _, label in canvases}) == 1
+
+
+def test_the_ink_can_be_seen_and_lies_within_the_canvas():
+    luma = np.array([0.299, 0.587, 0.114])
+    for seed in range(20):
+        canvas = draw(np.full((8, 8), 255, np.uint8), np.random.default_rng(seed)) @ luma
+        paper, ink = np.median(canvas[[0, 0, -1, -1], [0, -1, 0, -1]]), canvas.min()
+        assert paper - ink > 80
+        inked = np.argwhere(canvas < (paper + ink) / 2)
+        assert inked.min() >= 0
+        assert np.ptp(inked, axis=0).min() > 100
+
+
+def test_training_batches_go_on_from_any_step_as_if_never_interrupted(digits):
+    whole = list(training_batches(digits.train, batch_size=4, seed=3, start=0, steps=5))
+    rest = list(training_batches(digits.train, batch_size=4, seed=3, start=2, steps=5))
+    assert len(rest) == 3
+    for left, right in zip(whole[2:], rest, strict=True):
+        assert torch.equal(left.images, right.images)
+        assert torch.equal(left.labels, right.labels)
+
+
+def test_each_epoch_shows_every_sample_once_in_another_order(folder):
+    split = open_dataset("folder", directory=folder).train
+    labels = [batch.labels.tolist() for batch in training_batches(split, batch_size=8, seed=0, start=0, steps=6)]
+    assert all(sorted(epoch) == [0, 0, 0, 0, 1, 1, 1, 1] for epoch in labels)
+    assert len({tuple(epoch) for epoch in labels}) > 1
+
+
+def test_worker_processes_give_the_same_batches(folder):
+    split = open_dataset("folder", directory=folder).train
+    for left, right in zip(
+        training_batches(split, batch_size=3, seed=0, start=0, steps=4),
+        training_batches(split, batch_size=3, seed=0, start=0, steps=4, workers=2),
+        strict=True,
+    ):
+        assert torch.equal(left.images, right.images)
+
+
+def test_a_folder_gives_its_classes_sorted_and_its_images_decoded(folder):
+    dataset = open_dataset("folder", directory=folder)
+    assert dataset.labels == ("cat", "dog")
+    pixels, label = dataset.validation.sample(3, 0)
+    assert label == 1
+    assert np.array_equal(pixels, images.load_pixels(folder / "val/dog/1.png"))
+    assert len(dataset.test) == len(dataset.validation), "without test/ the validation images serve"
+
+
+def test_training_images_are_cropped_and_mirrored_at_random(tmp_path, folder):
+    ramp = np.tile(np.arange(0, 255, 255 / 400).astype(np.uint8)[None, :, None], (260, 1, 3))
+    Image.fromarray(ramp).save(folder / "train/cat/0.jpg")
+    split = open_dataset("folder", directory=folder).train
+    crops = [split.sample(0, epoch)[0] for epoch in range(12)]
+    assert len({crop.tobytes() for crop in crops}) == 12
+    rising = [bool(crop[0, -1, 0] > crop[0, 0, 0]) for crop in crops]
+    assert True in rising
+    assert False in rising
+    unmirrored = open_dataset("folder", directory=folder, flip=False).train
+    assert all(crop[0, -1, 0] > crop[0, 0, 0] for crop in (unmirrored.sample(0, epoch)[0] for epoch in range(12)))
+
+
+def test_unreadable_files_are_skipped_and_named(folder):
+    (folder / "val/cat/0.png").write_bytes(b"broken")
+    split = open_dataset("folder", directory=folder).validation
+    batches = list(evaluation_batches(split, batch_size=3))
+    assert sum(len(batch.labels) for batch in batches) == 3
+    assert [line for batch in batches for line in batch.unreadable] == [
+        f"{folder}/val/cat/0.png: not a JPEG, PNG or WebP image"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: folder.rename(folder.with_name("gone")), "no such directory; it should hold train/<class>/"),
+        (lambda folder: (folder / "val").rename(folder / "elsewhere"), "has no val/ directory"),
+        (lambda folder: [path.unlink() for path in (folder / "train/dog").iterdir()], "class dog is empty"),
+        (lambda folder: (folder / "val/dog").rename(folder / "dog"), "class dog is missing"),
+        (lambda folder: picture(folder / "val/horse/1.png"), "classes that train/ lacks: horse"),
+        (lambda folder: (folder / "train/dog").rename(folder / "dog"), "holds 1 class directories"),
+    ],
+)
+def test_a_folder_laid_out_otherwise_is_refused_with_the_reason(folder, spoil, says):
+    spoil(folder)
+    with pytest.raises(UserError, match=says):
+        open_dataset("folder", directory=folder)
+
+
+def test_an_unknown_kind_or_a_folder_without_a_place_is_refused():
+    with pytest.raises(UserError, match="choose digits or folder"):
+        open_dataset("mnist")
+    with pytest.raises(UserError, match="needs --data-dir"):
+        open_dataset("folder")
+
+
+def test_the_resize_is_antialiased_bilinear_within_one_level_of_torchs():
+    source = Image.open("tests/golden/photo.jpg").convert("RGB")
+    ours = np.asarray(images.resize_short_side(source), np.float32)
+    tensor = torch.from_numpy(np.array(source)).permute(2, 0, 1)[None].float()
+    theirs = torch.nn.functional.interpolate(tensor, size=ours.shape[:2], mode="bilinear", antialias=True)
+    assert np.abs(ours - theirs[0].permute(1, 2, 0).numpy()).max() <= 1.0

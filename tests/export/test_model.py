@@ -1,0 +1,96 @@
+"""The network is torchvision's AlexNet, key for key."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alexnet_export.errors import UserError
+from alexnet_export.model import IMAGENET, UNIFORM, AlexNet, Normalization, ServedModel, check_state_dict, initialize
+
+# What torchvision.models.alexnet().state_dict() holds, in its order.
+TORCHVISION = {
+    "features.0.weight": (64, 3, 11, 11),
+    "features.0.bias": (64,),
+    "features.3.weight": (192, 64, 5, 5),
+    "features.3.bias": (192,),
+    "features.6.weight": (384, 192, 3, 3),
+    "features.6.bias": (384,),
+    "features.8.weight": (256, 384, 3, 3),
+    "features.8.bias": (256,),
+    "features.10.weight": (256, 256, 3, 3),
+    "features.10.bias": (256,),
+    "classifier.1.weight": (4096, 9216),
+    "classifier.1.bias": (4096,),
+    "classifier.4.weight": (4096, 4096),
+    "classifier.4.bias": (4096,),
+    "classifier.6.weight": (1000, 4096),
+    "classifier.6.bias": (1000,),
+}
+
+
+@pytest.fixture(scope="module")
+def blank() -> AlexNet:
+    with torch.device("meta"):
+        return AlexNet()
+
+
+def test_keys_and_shapes_are_torchvisions(blank):
+    assert {key: tuple(value.shape) for key, value in blank.state_dict().items()} == TORCHVISION
+    assert list(blank.state_dict()) == list(TORCHVISION)
+
+
+def test_a_thousand_classes_have_61_100_840_parameters(blank):
+    assert sum(parameter.numel() for parameter in blank.parameters()) == 61_100_840
+
+
+def test_feature_maps_have_the_sizes_of_the_formula(blank):
+    x, sizes = torch.empty(2, 3, 224, 224, device="meta"), []
+    for layer in blank.features:
+        x = layer(x)
+        sizes.append(x.shape[-1])
+    assert sizes == [55, 55, 27, 27, 27, 13, 13, 13, 13, 13, 13, 13, 6]
+
+
+def test_training_from_scratch_starts_close_to_chance():
+    torch.manual_seed(0)
+    network = AlexNet(10).eval()
+    initialize(network)
+    with torch.inference_mode():
+        loss = torch.nn.functional.cross_entropy(network(torch.randn(8, 3, 224, 224)), torch.arange(8))
+    assert 2.0 < float(loss) < 3.5
+
+
+@pytest.mark.parametrize("normalization", [UNIFORM, IMAGENET])
+def test_the_served_model_normalises_and_ends_in_probabilities(checkpoint, normalization):
+    network = checkpoint.network()
+    pixels = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        logits, probabilities = ServedModel(network, normalization)(pixels)
+        mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
+        by_hand = network(((pixels - mean) / std).permute(0, 3, 1, 2))
+    assert torch.allclose(logits, by_hand, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(probabilities, by_hand.softmax(1), atol=1e-5)
+
+
+def test_own_models_have_one_integer_mean_for_all_channels():
+    assert len(set(UNIFORM.mean)) == len(set(UNIFORM.std)) == 1
+    assert UNIFORM.mean[0] == int(UNIFORM.mean[0])
+
+
+@pytest.mark.parametrize("std", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0)])
+def test_a_normalisation_that_divides_by_nothing_is_refused(std):
+    with pytest.raises(UserError, match="three positive stds"):
+        Normalization((0.0, 0.0, 0.0), std)
+
+
+def test_the_first_key_that_differs_is_named(blank):
+    right = blank.state_dict()
+    check_state_dict(right, 1000, "file")
+    without = {key: value for key, value in right.items() if key != "features.3.bias"}
+    with pytest.raises(UserError, match=r"file: not an AlexNet of 1000 classes, features\.3\.bias is missing"):
+        check_state_dict(without, 1000, "file")
+    with pytest.raises(UserError, match=r"an AlexNet, it has a key extra"):
+        check_state_dict({**right, "extra": torch.empty(1)}, 1000, "file")
+    with pytest.raises(UserError, match=r"classifier\.6\.weight has shape \[1000, 4096\] where \[10, 4096\]"):
+        check_state_dict(right, 10, "file")

@@ -1,0 +1,100 @@
+"""The ONNX file keeps its promises."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from alexnet_export.errors import UserError
+from alexnet_export.to_onnx import check_file
+
+
+@pytest.fixture(scope="module")
+def model_path(release):
+    return release.directory / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def proto(model_path):
+    return onnx.load(model_path)
+
+
+def test_the_promises_are_checked_by_the_full_checker_and_kept(model_path):
+    check_file(model_path)
+
+
+def test_opset_ir_version_and_signature_are_the_contract(proto):
+    assert proto.ir_version == 10
+    assert 18 <= proto.opset_import[0].version <= 20
+    assert [(value.name, value.type.tensor_type.elem_type) for value in proto.graph.input] == [
+        ("image", onnx.TensorProto.UINT8)
+    ]
+    shape = proto.graph.input[0].type.tensor_type.shape.dim
+    assert [size.dim_param or size.dim_value for size in shape] == ["batch", 224, 224, 3]
+    assert [value.name for value in proto.graph.output] == ["logits", "probabilities"]
+
+
+def test_only_plain_operators_are_used_and_the_cast_comes_first(proto):
+    kinds = [node.op_type for node in proto.graph.node]
+    assert set(kinds) <= {
+        "Cast", "Transpose", "Sub", "Mul", "Conv", "Relu", "MaxPool", "AveragePool", "Flatten", "Reshape", "Gemm", "Softmax",
+    }  # fmt: skip
+    assert kinds[0] == "Cast"
+    assert kinds.count("Conv") == 5
+    assert kinds.count("Gemm") == 3
+    assert "Dropout" not in kinds
+
+
+def test_nothing_of_this_machine_is_in_the_file(model_path):
+    content = model_path.read_bytes()
+    strings = b"\n".join(re.findall(rb"[\x20-\x7e]{6,}", content[:100_000] + content[-100_000:]))
+    for trace in (b"stack_trace", b"/home", b"/root", b"site-packages", b".py"):
+        assert trace not in strings
+
+
+def test_the_metadata_says_what_a_reader_needs(proto, checkpoint):
+    found = {entry.key: entry.value for entry in proto.metadata_props}
+    assert json.loads(found["labels"]) == list(checkpoint.labels)
+    assert json.loads(found["preprocessing"])["mean"] == [128.0, 128.0, 128.0]
+    assert found["checkpoint_sha256"] == checkpoint.sha256
+    assert found["git_revision"]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_any_batch_size_runs_and_rows_do_not_depend_on_their_mates(model_path, digits, batch):
+    session = ort.InferenceSession(model_path, providers=["CPUExecutionProvider"])
+    pixels = np.stack([digits.test.sample(index, 0)[0] for index in range(batch)])
+    logits, probabilities = session.run(None, {"image": pixels})
+    assert logits.shape == probabilities.shape == (batch, 10)
+    alone = session.run(["logits"], {"image": pixels[-1:]})[0]
+    assert np.allclose(logits[-1:], alone, atol=1e-4)
+
+
+def test_what_is_no_onnx_file_is_refused(tmp_path):
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(UserError, match="not a valid ONNX file"):
+        check_file(tmp_path / "text.onnx")
+    with pytest.raises(UserError, match="no such file"):
+        check_file(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda proto: setattr(proto, "ir_version", 8), "IR version 8, 10 is promised"),
+        (lambda proto: proto.graph.node[0].metadata_props.add(key="stack_trace", value="x"), "stack traces"),
+        (lambda proto: setattr(proto.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1), "signature"),
+    ],
+)
+def test_a_broken_promise_is_named(proto, tmp_path, spoil, says):
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    spoil(changed)
+    onnx.save_model(changed, tmp_path / "model.onnx")
+    with pytest.raises(UserError, match=says):
+        check_file(tmp_path / "model.onnx")

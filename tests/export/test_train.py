@@ -1,0 +1,192 @@
+"""The training loop: it learns, it is reproducible, and it survives a kill."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from alexnet_export.curves import draw_curves
+from alexnet_export.data import DataSet, Unreadable
+from alexnet_export.errors import UserError
+from alexnet_export.train import Evaluated, StepDone, TrainOptions, train
+
+SHORT = TrainOptions(steps=4, batch_size=2, evaluate_every=2, evaluation_limit=4, dropout=0.5, precision="fp32")
+
+
+class Few:
+    """The first samples of a split, always the same ones."""
+
+    def __init__(self, split, count: int) -> None:
+        self.split, self.count = split, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def sample(self, index: int, epoch: int):
+        return self.split.sample(index, 0)
+
+
+@pytest.fixture(scope="module")
+def few(digits) -> DataSet:
+    return DataSet("few digits", digits.labels, Few(digits.train, 8), Few(digits.train, 8), Few(digits.test, 4))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(few, tmp_path_factory):
+    return train(few, SHORT, tmp_path_factory.mktemp("uninterrupted"))
+
+
+def same(left, right) -> bool:
+    return all(torch.equal(left.state_dict[key], value) for key, value in right.state_dict.items())
+
+
+def test_it_learns_eight_digits_by_heart(few, tmp_path):
+    losses = []
+    options = TrainOptions(
+        steps=30, batch_size=8, learning_rate=1e-4, dropout=0.0, schedule="constant", evaluate_every=30
+    )
+    checkpoint = train(few, options, tmp_path, on_event=lambda event: losses.append(event.loss))
+    assert losses[0] > 1.5
+    assert checkpoint.made_by["validation_accuracy"] == 1.0
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(few, uninterrupted, tmp_path):
+    assert same(uninterrupted, train(few, SHORT, tmp_path / "again"))
+    other = TrainOptions(**{**SHORT.__dict__, "seed": 1})
+    assert not same(uninterrupted, train(few, other, tmp_path / "other"))
+
+
+def test_a_run_killed_and_resumed_ends_with_the_same_weights(few, uninterrupted, tmp_path):
+    def kill(event):
+        if event.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(few, SHORT, tmp_path, on_event=kill)
+    assert not (tmp_path / "checkpoint.json").exists()
+    steps = []
+    resumed = train(few, SHORT, tmp_path, resume=True, on_event=lambda event: steps.append(event.step))
+    assert steps == [3, 4, 4]
+    assert same(uninterrupted, resumed)
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in history if record["event"] == "StepDone"] == [1, 2, 3, 4]
+    assert not (tmp_path / "resume.pt").exists()
+
+
+def test_resuming_with_other_options_is_refused(few, tmp_path):
+    def kill(event):
+        if event.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(few, SHORT, tmp_path, on_event=kill)
+    other = TrainOptions(**{**SHORT.__dict__, "batch_size": 3})
+    with pytest.raises(UserError, match="made with other options"):
+        train(few, other, tmp_path, resume=True)
+    (tmp_path / "resume.pt").write_bytes(b"half a file")
+    with pytest.raises(UserError, match="damaged"):
+        train(few, SHORT, tmp_path, resume=True)
+
+
+def test_the_best_weights_are_kept_and_the_events_tell_the_story(few, tmp_path):
+    events = []
+    checkpoint = train(few, SHORT, tmp_path, on_event=events.append)
+    assert [type(event) for event in events] == [StepDone, StepDone, Evaluated] * 2
+    evaluations = [event for event in events if isinstance(event, Evaluated)]
+    assert evaluations[0].best
+    assert checkpoint.made_by["validation_accuracy"] == max(event.accuracy for event in evaluations)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_every_optimizer_and_schedule_changes_the_weights(few, tmp_path, optimizer, schedule):
+    options = TrainOptions(
+        steps=1,
+        batch_size=2,
+        optimizer=optimizer,
+        schedule=schedule,
+        learning_rate=0.01,
+        evaluation_limit=2,
+        label_smoothing=0.1,
+    )
+    first = train(few, options, tmp_path)
+    assert all(torch.isfinite(value).all() for value in first.state_dict.values())
+    assert first.state_dict["classifier.6.bias"].abs().max() > 0
+
+
+def test_fine_tuning_starts_from_given_weights_and_keeps_their_normalisation(few, checkpoint, tmp_path):
+    options = TrainOptions(steps=1, batch_size=2, learning_rate=1e-12, weight_decay=0.0, evaluation_limit=2)
+    tuned = train(few, options, tmp_path, start_from=checkpoint)
+    assert tuned.normalization == checkpoint.normalization
+    for key, value in checkpoint.state_dict.items():
+        assert torch.allclose(tuned.state_dict[key], value, atol=1e-6)
+
+
+def test_fine_tuning_for_other_classes_makes_a_new_last_layer(digits, checkpoint, tmp_path):
+    class Modulo(Few):
+        def sample(self, index, epoch):
+            pixels, label = super().sample(index, epoch)
+            return pixels, label % 3
+
+    three = DataSet("three", ("a", "b", "c"), *(Modulo(digits.train, 4) for _ in range(3)))
+    options = TrainOptions(steps=1, batch_size=2, learning_rate=1e-12, weight_decay=0.0, evaluation_limit=2)
+    tuned = train(three, options, tmp_path, start_from=checkpoint)
+    assert tuned.state_dict["classifier.6.weight"].shape == (3, 4096)
+    assert torch.allclose(tuned.state_dict["features.0.weight"], checkpoint.state_dict["features.0.weight"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"steps": 0}, "--steps must be positive"),
+        ({"dropout": 1.0}, r"--dropout must be in \[0, 1\)"),
+        ({"optimizer": "adam"}, "--optimizer adam: unknown; choose one of adamw, sgd"),
+        ({"schedule": "cyclic"}, "--schedule cyclic"),
+        ({"precision": "fp8"}, "--precision fp8"),
+    ],
+)
+def test_nonsense_options_are_refused(wrong, says):
+    with pytest.raises(UserError, match=says):
+        TrainOptions(**wrong)
+
+
+def test_a_split_without_a_readable_image_is_refused(digits, tmp_path):
+    class Broken(Few):
+        def sample(self, index, epoch):
+            raise Unreadable("broken.jpg: damaged")
+
+    broken = DataSet("broken", digits.labels, Few(digits.train, 4), Broken(digits.train, 4), Few(digits.test, 4))
+    with pytest.raises(UserError, match="not one image of the split could be read"):
+        train(broken, SHORT, tmp_path)
+
+
+def test_the_curves_are_drawn_from_the_history(tmp_path):
+    history = tmp_path / "history.jsonl"
+    with history.open("w") as file:
+        for step in range(1, 21):
+            file.write(json.dumps({"event": "StepDone", "step": step, "loss": 2 / step}) + "\n")
+        file.write(json.dumps({"event": "Evaluated", "step": 20, "loss": 0.2, "accuracy": 0.97}) + "\n")
+    draw_curves(history, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_line_trains_and_ends_with_a_json_line(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "alexnet_export",
+        "train",
+        "-o",
+        str(tmp_path),
+        "--steps",
+        "1",
+        "--batch-size",
+        "2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["options"]["steps"] == 1
+    assert (tmp_path / "curves.png").exists()

@@ -1,0 +1,109 @@
+"""Weights from elsewhere: torchvision's state dicts, by file and by download."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import threading
+
+import pytest
+import torch
+
+from alexnet_export.errors import UserError
+from alexnet_export.model import IMAGENET, AlexNet
+from alexnet_export.weights import download_imagenet, imagenet_labels, import_state_dict, read_labels
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A state dict as torchvision publishes it: 1,000 classes, 244 MB."""
+    path = tmp_path_factory.mktemp("published") / "alexnet-owt-00000000.pth"
+    torch.save({key: torch.zeros_like(value) for key, value in AlexNet(1000).state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture
+def file_server(tmp_path):
+    """(directory, address) of a file server on this machine."""
+    served = tmp_path / "served"
+    served.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(served)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield served, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_there_are_a_thousand_imagenet_labels_in_torchvisions_order():
+    labels = imagenet_labels()
+    assert len(labels) == len(set(labels)) == 1000
+    assert (labels[0], labels[1], labels[999]) == ("tench", "goldfish", "toilet tissue")
+
+
+def test_a_torchvision_file_becomes_a_checkpoint_with_imagenets_labels_and_normalisation(published):
+    checkpoint = import_state_dict(published)
+    assert checkpoint.labels == imagenet_labels()
+    assert checkpoint.normalization == IMAGENET
+    assert len(checkpoint.sha256) == 64
+    assert sum(parameter.numel() for parameter in checkpoint.network().parameters()) == 61_100_840
+
+
+def test_a_file_of_another_class_count_is_refused_with_the_remedy(published, tmp_path):
+    state_dict = torch.load(published, weights_only=True)
+    state_dict["classifier.6.weight"] = torch.zeros(7, 4096)
+    state_dict["classifier.6.bias"] = torch.zeros(7)
+    torch.save(state_dict, tmp_path / "seven.pth")
+    with pytest.raises(UserError, match=r"classifier\.6\.weight has shape \[7, 4096\].*--labels FILE names others"):
+        import_state_dict(tmp_path / "seven.pth")
+    assert import_state_dict(tmp_path / "seven.pth", list("abcdefg")).labels == tuple("abcdefg")
+
+
+def test_another_network_is_refused_by_its_first_key(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
+    with pytest.raises(UserError, match=r"features\.0\.weight is missing$"):
+        import_state_dict(tmp_path / "resnet.pth")
+
+
+def test_a_download_is_checked_by_its_hash_and_kept(file_server, tmp_path):
+    served, address = file_server
+    content = b"weights" * 1000
+    (served / "w.pth").write_bytes(content)
+    prefix, seen = hashlib.sha256(content).hexdigest()[:8], []
+    url = f"{address}/w.pth"
+    path = download_imagenet(
+        tmp_path / "cache", url=url, sha256_prefix=prefix, on_bytes=lambda done, total: seen.append((done, total))
+    )
+    assert path.read_bytes() == content
+    assert seen[-1] == (7000, 7000)
+    (served / "w.pth").unlink()
+    assert download_imagenet(tmp_path / "cache", url=url, sha256_prefix=prefix) == path, "a kept file needs no server"
+
+
+def test_a_download_of_another_file_is_refused_and_not_kept(file_server, tmp_path):
+    served, address = file_server
+    (served / "w.pth").write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"expected 7be5be79….*nothing is kept"):
+        download_imagenet(tmp_path / "cache", url=f"{address}/w.pth")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_server_that_does_not_have_it_or_does_not_answer_is_named_with_the_remedy(file_server, tmp_path, free_port):
+    _, address = file_server
+    for url in (f"{address}/w.pth", f"http://127.0.0.1:{free_port()}/w.pth"):
+        with pytest.raises(UserError, match=rf"{url}: cannot be downloaded .*--weights FILE"):
+            download_imagenet(tmp_path / "cache", url=url)
+
+
+@pytest.mark.parametrize("text", ["", "only\n", "twice\ntwice\n"])
+def test_a_list_of_labels_that_cannot_be_right_is_refused(tmp_path, text):
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(UserError, match="at least two class names"):
+        read_labels(tmp_path / "labels.txt")

@@ -1,0 +1,242 @@
+"""The backend's execute: one run for a batch, every request its own rows or its own error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+
+class FakeError(Exception):
+    INVALID_ARG, INTERNAL, CANCELLED = "INVALID_ARG", "INTERNAL", "CANCELLED"
+
+    def __init__(self, text, code):
+        super().__init__(text)
+        self.text, self.code = text, code
+
+
+class FakeTensor:
+    def __init__(self, name, array):
+        self.name, self.array = name, array
+
+    def as_numpy(self):
+        return self.array
+
+
+class FakeResponse:
+    def __init__(self, output_tensors, error=None):
+        self.outputs = {tensor.name: tensor.array for tensor in output_tensors}
+        self.error = error
+
+
+class Request:
+    def __init__(self, rows, *, outputs=("double", "sum"), cancelled=False, name="x", dtype=np.float32):
+        self.inputs = {name: np.array(rows, dtype)}
+        self.outputs, self.cancelled = outputs, cancelled
+
+    def is_cancelled(self):
+        return self.cancelled
+
+    def requested_output_names(self):
+        return list(self.outputs)
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory):
+    """model.py, imported with a stand-in for the utilities that exist only inside Triton's stub."""
+    warnings: list[str] = []
+    utilities = types.ModuleType("triton_python_backend_utils")
+    utilities.TritonError, utilities.Tensor, utilities.InferenceResponse = FakeError, FakeTensor, FakeResponse
+    utilities.TritonModelException = type("TritonModelException", (Exception,), {})
+    utilities.Logger = types.SimpleNamespace(log_warn=warnings.append)
+    utilities.warnings = warnings
+    utilities.triton_string_to_numpy = {"TYPE_FP32": np.float32}.get
+    utilities.get_input_tensor_by_name = lambda request, name: (
+        FakeTensor(name, request.inputs[name]) if name in request.inputs else None
+    )
+    sys.modules["triton_python_backend_utils"] = utilities
+    try:
+        from alexnet_server.onnxruntime import model
+    finally:
+        del sys.modules["triton_python_backend_utils"]
+    return model
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A model of two rows' worth of arithmetic: double = 2x, sum = the sum of each row; a Gather fails on x < 0."""
+    directory = tmp_path_factory.mktemp("model")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["x", "x"], ["double"]),
+            helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=1),
+        ],
+        "arithmetic",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [
+            helper.make_tensor_value_info("double", TensorProto.FLOAT, ["batch", 2]),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["batch", 1]),
+        ],
+        [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (directory / "1").mkdir()
+    onnx.save_model(model, directory / "1/model.onnx")
+    return directory
+
+
+def arguments(repository, **changes):
+    config = {
+        "max_batch_size": 8,
+        "default_model_filename": "model.onnx",
+        "input": [{"name": "x", "data_type": "TYPE_FP32"}],
+        "output": [{"name": "double"}, {"name": "sum"}],
+        **changes,
+    }
+    return {
+        "model_config": json.dumps(config),
+        "model_repository": str(repository),
+        "model_version": "1",
+        "model_name": "arithmetic",
+        "model_instance_kind": "CPU",
+        "model_instance_device_id": "0",
+    }
+
+
+@pytest.fixture
+def loaded(backend, repository):
+    instance = backend.TritonPythonModel()
+    instance.initialize(arguments(repository))
+    return instance
+
+
+class CountedRuns:
+    """Counts a session's runs and makes those fail that hold a negative number."""
+
+    def __init__(self, session):
+        self.session, self.batches = session, []
+
+    def run(self, names, inputs, options):
+        self.batches.append((list(names), len(inputs["x"])))
+        if (inputs["x"] < 0).any():
+            raise RuntimeError("negative")
+        return self.session.run(names, inputs, options)
+
+
+def test_requests_of_several_sizes_share_one_run_and_get_their_own_rows(loaded):
+    loaded._session = CountedRuns(loaded._session)
+    answers = loaded.execute([Request([[1, 2]]), Request([[3, 4], [5, 6]]), Request([[7, 8]])])
+    assert loaded._session.batches == [(["double", "sum"], 4)]
+    assert [answer.outputs["double"].tolist() for answer in answers] == [[[2, 4]], [[6, 8], [10, 12]], [[14, 16]]]
+    assert [answer.outputs["sum"].tolist() for answer in answers] == [[[3]], [[7], [11]], [[15]]]
+
+
+def test_a_lone_request_is_run_on_its_own_array_without_a_copy(loaded, monkeypatch, backend):
+    monkeypatch.setattr(backend.np, "concatenate", lambda *args: pytest.fail("copied"))
+    assert loaded.execute([Request([[1, 2]])])[0].outputs["sum"].tolist() == [[3]]
+
+
+def test_only_the_outputs_that_were_asked_for_are_computed_and_sent(loaded):
+    loaded._session = CountedRuns(loaded._session)
+    answers = loaded.execute([Request([[1, 2]], outputs=("sum",)), Request([[3, 4]], outputs=("sum",))])
+    assert loaded._session.batches == [(["sum"], 2)]
+    assert [set(answer.outputs) for answer in answers] == [{"sum"}, {"sum"}]
+    mixed = loaded.execute([Request([[1, 2]], outputs=("sum",)), Request([[3, 4]], outputs=("double",))])
+    assert [set(answer.outputs) for answer in mixed] == [{"sum"}, {"double"}]
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "says"),
+    [
+        (Request([[1, 2]], cancelled=True), "CANCELLED", "cancelled"),
+        (Request([[1, 2]], name="y"), "INVALID_ARG", "input x is missing"),
+        (Request([[1, 2]], dtype=np.int64), "INVALID_ARG", "input x is int64, the model reads float32"),
+        (Request([[-1, 2]]), "INTERNAL", "inference failed: negative"),
+    ],
+)
+def test_a_bad_request_gets_its_error_and_its_batch_mates_their_answers(loaded, bad, code, says):
+    loaded._session = CountedRuns(loaded._session)
+    first, middle, last = loaded.execute([Request([[1, 2]]), bad, Request([[3, 4]])])
+    assert first.outputs["sum"].tolist() == [[3]]
+    assert last.outputs["sum"].tolist() == [[7]]
+    assert middle.error.code == code
+    assert says in middle.error.text
+
+
+def test_a_batch_of_bad_requests_only_is_answered_without_a_run(loaded):
+    loaded._session = CountedRuns(loaded._session)
+    answers = loaded.execute([Request([[1, 2]], cancelled=True), Request([[1, 2]], name="y")])
+    assert all(answer.error for answer in answers)
+    assert not loaded._session.batches
+
+
+def test_an_output_with_other_rows_than_the_input_is_an_error_not_a_wrong_answer(loaded):
+    class Short(CountedRuns):
+        def run(self, names, inputs, options):
+            return [output[:1] for output in super().run(names, inputs, options)]
+
+    loaded._session = Short(loaded._session)
+    answers = loaded.execute([Request([[1, 2]]), Request([[3, 4], [5, 6]])])
+    assert answers[0].outputs["sum"].tolist() == [[3]]
+    assert "rows" in answers[1].error.text
+
+
+def test_a_model_without_a_batch_axis_is_run_request_by_request(backend, repository):
+    instance = backend.TritonPythonModel()
+    instance.initialize(arguments(repository, max_batch_size=0))
+    instance._session = CountedRuns(instance._session)
+    answers = instance.execute([Request([[1, 2]]), Request([[3, 4]])])
+    assert [answer.outputs["sum"].tolist() for answer in answers] == [[[3]], [[7]]]
+    assert len(instance._session.batches) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"default_model_filename": "other.onnx"}, r"1/other\.onnx: no such file; `make export`"),
+        ({"input": [{"name": "z", "data_type": "TYPE_FP32"}]}, r"has inputs \['z'\], the graph has \['x'\]"),
+        ({"output": [{"name": "triple"}]}, r"has outputs \['triple'\]"),
+        ({"parameters": {"execution_mode": {"string_value": "5"}}}, "execution_mode must be 0"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_fails_the_load_with_the_reason(backend, repository, changes, says):
+    with pytest.raises(backend.pb_utils.TritonModelException, match=says):
+        backend.TritonPythonModel().initialize(arguments(repository, **changes))
+
+
+def test_a_damaged_model_file_fails_the_load_with_the_reason(backend, repository, tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/model.onnx").write_bytes(b"not onnx")
+    with pytest.raises(backend.pb_utils.TritonModelException, match=r"cannot load model\.onnx"):
+        backend.TritonPythonModel().initialize(arguments(tmp_path))
+
+
+def test_settings_reach_the_session_and_ignored_ones_the_log(backend, repository):
+    backend.pb_utils.warnings.clear()
+    instance = backend.TritonPythonModel()
+    parameters = {
+        "intra_op_thread_count": {"string_value": "1"},
+        "enable_mem_arena": {"string_value": "0"},
+        "memory.enable_memory_arena_shrinkage": {"string_value": "cpu:0"},
+        "colour": {"string_value": "blue"},
+    }
+    instance.initialize(arguments(repository, parameters=parameters))
+    options = instance._session.get_session_options()
+    assert options.intra_op_num_threads == 1
+    assert not options.enable_cpu_mem_arena
+    assert backend.pb_utils.warnings == ["arithmetic: parameter colour: unknown to the onnxruntime backend, ignored"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [("max 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("nonsense", 2)]
+)
+def test_processors_are_counted_within_the_cgroups_quota(backend, tmp_path, monkeypatch, content, expected):
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda pid: {0, 1})
+    (tmp_path / "cpu.max").write_text(content)
+    assert backend.usable_cpus(tmp_path / "cpu.max") == expected
+    assert backend.usable_cpus(tmp_path / "missing") == 2

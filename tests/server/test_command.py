@@ -1,0 +1,80 @@
+"""What tritonserver is started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alexnet_server.command import ServerOptions, arguments, environment
+from alexnet_server.errors import LaunchError
+from alexnet_server.wheel import Triton
+
+TRITON = Triton(Path("/site/pytriton/tritonserver"), "0.7.0")
+
+
+def flags(**options) -> list[str]:
+    return arguments(ServerOptions(Path("/models"), **options), TRITON, Path("/backends"), admin_key="s3cret")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--model-repository=/models",
+        "--backend-directory=/backends",
+        "--allow-http=false",
+        "--grpc-address=127.0.0.1",
+        "--grpc-port=8001",
+        "--metrics-address=127.0.0.1",
+        "--metrics-port=8002",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        "--strict-readiness=true",
+        "--exit-on-error=true",
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+        "--trace-config=level=off",
+        "--grpc-restricted-protocol=shared-memory,model-repository,statistics,trace,logging:admin=s3cret",
+    ],
+)
+def test_the_safe_flags_are_always_there(flag):
+    assert flag in flags()
+
+
+def test_http_is_off_unless_asked_for_and_then_on_loopback_and_restricted():
+    assert not [flag for flag in flags() if "http" in flag and flag != "--allow-http=false"]
+    asked = flags(http_port=8000)
+    assert {"--allow-http=true", "--http-address=127.0.0.1", "--http-port=8000"} <= set(asked)
+    assert [flag for flag in asked if flag.startswith("--http-restricted-api=shared-memory,model-repository")]
+    assert "--allow-http=false" not in asked
+
+
+def test_a_named_configuration_and_other_ports_are_passed_on():
+    found = flags(config_name="gpu", grpc_port=1, metrics_port=2)
+    assert {"--model-config-name=gpu", "--grpc-port=1", "--metrics-port=2"} <= set(found)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.5", "::"])
+def test_an_address_others_can_reach_is_refused_with_the_reason(address):
+    with pytest.raises(LaunchError, match="57 published vulnerabilities and is fit for loopback only"):
+        ServerOptions(Path("/models"), address=address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9", "::1"])
+def test_any_loopback_address_will_do(address):
+    assert ServerOptions(Path("/models"), address=address).target == f"{address}:8001"
+
+
+def test_a_name_is_no_address():
+    with pytest.raises(LaunchError, match="not an IP address"):
+        ServerOptions(Path("/models"), address="localhost")
+
+
+def test_the_environment_holds_what_is_needed_and_nothing_of_the_callers_secrets():
+    inherited = {"HOME": "/home/me", "AIP_MODE": "PREDICTION", "AWS_SECRET_ACCESS_KEY": "x", "PYTHONPATH": "/evil"}
+    found = environment(
+        TRITON, libpython=Path("/py/lib/libpython.so"), interpreter=Path("/venv/bin/python"), inherited=inherited
+    )
+    assert found["LD_LIBRARY_PATH"] == "/site/nvidia_pytriton.libs:/py/lib"
+    assert found["PATH"].startswith("/venv/bin:")
+    assert set(found) == {"HOME", "LD_LIBRARY_PATH", "PATH"}
