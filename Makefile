@@ -4,9 +4,11 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
-# What to train on: DATA=folder DATA_DIR=path for your own images. Where to publish and what to serve from.
+# What to train on (DATA=folder DATA_DIR=path: your own images), or weights to take instead of training; where to
+# publish and what to serve from.
 DATA ?= digits
 DATA_DIR ?=
+WEIGHTS ?=
 TRAIN_OPTIONS ?=
 REPOSITORY ?= model_repository
 BUILD ?= build
@@ -16,23 +18,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-$(ACCELERATOR)
 DATA_OPTIONS := --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
-CHECKPOINT := $(BUILD)/checkpoint/checkpoint.json
-SAMPLES := $(BUILD)/samples
+DATA_FILES := $(if $(DATA_DIR),$(wildcard $(DATA_DIR)/*/*))
+# Each data set has a directory of its own, so that one is never taken for another.
+WORK := $(BUILD)/$(if $(DATA_DIR),$(notdir $(abspath $(DATA_DIR))),$(DATA))
+CHECKPOINT := $(WORK)/checkpoint/checkpoint.json
+SAMPLES := $(WORK)/samples
 # The newest release's manifest, or that of the first one to come.
 NEWEST := $(shell ls -d $(REPOSITORY)/alexnet/[0-9]* 2>/dev/null | sort -V | tail -n 1)
 RELEASE := $(or $(NEWEST),$(REPOSITORY)/alexnet/1)/manifest.json
 EXPORT := export/alexnet_export
-TRAINING_CODE := $(addprefix $(EXPORT)/,data.py digits.py folder.py model.py train.py)
+TRAINING_CODE := $(addprefix $(EXPORT)/,data.py digits.py evaluate.py folder.py model.py options.py train.py)
 EXPORT_CODE := $(addprefix $(EXPORT)/,config.py model.py pipeline.py publish.py to_onnx.py verify.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train export serve classify doctor test lint lock clean
+.PHONY: help setup demo train export serve classify doctor test lint lock clean force
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Your own images:  make export DATA=folder DATA_DIR=path   (path/train/<class>/*.jpg, path/val/<class>/*.jpg)"
+	@echo "Your own images (path/train/<class>/*.jpg and path/val/<class>/*.jpg), or ImageNet's published weights:"
+	@echo "  make export DATA=folder DATA_DIR=path REPOSITORY=build/mine"
+	@echo "  make export WEIGHTS=imagenet REPOSITORY=build/imagenet"
 
 setup: $(STAMP) ## install everything into .venv (the other targets do it too)
 
@@ -56,20 +63,22 @@ $(STAMP): constraints.txt export/pyproject.toml client/pyproject.toml deploy/pyp
 
 demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images: the whole road in a few minutes
 	@$(BIN)/alexnet-server run --repository $(REPOSITORY) --log $(BUILD)/triton.log -- \
-		$(BIN)/alexnet-client evaluate $(SAMPLES) --sheet $(BUILD)/answers.png
+		$(BIN)/alexnet-client evaluate $(SAMPLES) --sheet $(WORK)/answers.png
 
-train: $(CHECKPOINT) ## train (DATA=, DATA_DIR=, TRAIN_OPTIONS="--steps 2000 --resume")
+train: $(CHECKPOINT) ## train, or go on with an interrupted training (TRAIN_OPTIONS="--steps 2000")
+	@echo "Trained: $(CHECKPOINT)"
 
-$(CHECKPOINT): $(TRAINING_CODE) | $(STAMP)
+$(CHECKPOINT): $(TRAINING_CODE) $(DATA_FILES) $(if $(TRAIN_OPTIONS),force) | $(STAMP)
 	@$(BIN)/alexnet-export train --output $(@D) $(DATA_OPTIONS) --resume $(TRAIN_OPTIONS)
 
 export: $(RELEASE) ## export to ONNX, prove it equal to PyTorch, publish it as the next version
-	@echo "$(REPOSITORY) is up to date: $$(ls -d $(REPOSITORY)/alexnet/[0-9]* | sort -V | tail -n 1)"
+	@echo "Newest release: $$(ls -d $(REPOSITORY)/alexnet/[0-9]* | sort -V | tail -n 1)"
 
-$(RELEASE): $(CHECKPOINT) $(EXPORT_CODE) | $(STAMP)
-	@$(BIN)/alexnet-export export --checkpoint $(<D) --repository $(REPOSITORY) $(DATA_OPTIONS)
+$(RELEASE): $(if $(WEIGHTS),,$(CHECKPOINT)) $(EXPORT_CODE) | $(STAMP)
+	@$(BIN)/alexnet-export export $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT))) \
+		--repository $(REPOSITORY) $(DATA_OPTIONS)
 
-$(SAMPLES): $(EXPORT)/digits.py $(EXPORT)/samples.py | $(STAMP)
+$(SAMPLES): $(EXPORT)/digits.py $(EXPORT)/samples.py $(DATA_FILES) | $(STAMP)
 	@$(BIN)/alexnet-export samples --output $@ $(DATA_OPTIONS)
 	@touch $@
 

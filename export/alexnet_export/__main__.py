@@ -53,7 +53,9 @@ def train(
     """Train, keep the weights that validate best, and test them."""
     from alexnet_export.curves import draw_curves
     from alexnet_export.data import open_dataset
-    from alexnet_export.train import HISTORY, Evaluated, Event, TrainOptions, keep_freed_memory
+    from alexnet_export.machine import keep_freed_memory
+    from alexnet_export.options import Evaluated, Event, TrainOptions
+    from alexnet_export.train import HISTORY
     from alexnet_export.train import train as run_training
 
     def work() -> dict[str, Any]:

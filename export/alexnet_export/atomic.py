@@ -54,11 +54,7 @@ def writing(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{place}: the disk is full; free some space and run this again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG):
-            raise UserError(
-                f"{place}: cannot be written ({error.strerror}); choose another place or its owner"
-            ) from error
-        raise
+        raise UserError(f"{place}: cannot be written ({error.strerror}); choose a place that can be") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -90,7 +90,7 @@ def initialize(model: AlexNet) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-    nn.init.normal_(model.classifier[6].weight, std=0.01)  # type: ignore[arg-type]  # nn.Sequential hides the type
+    nn.init.normal_(model.classifier[6].weight, std=0.001)  # type: ignore[arg-type]  # nn.Sequential hides the type
 
 
 def check_state_dict(state_dict: dict[str, Tensor], classes: int, origin: str) -> None:

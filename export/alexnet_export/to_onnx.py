@@ -100,11 +100,11 @@ def check_file(path: Path) -> None:
         UserError: it is no valid ONNX file, or breaks a promise; the text says which.
 
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     try:
         onnx.checker.check_model(str(path), full_check=True)
         proto = onnx.load(path, load_external_data=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except Exception as error:  # the checker and protobuf have no common base
         raise UserError(f"{path}: not a valid ONNX file ({str(error).splitlines()[0]})") from error
     opset = {each.domain: each.version for each in proto.opset_import}

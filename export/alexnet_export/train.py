@@ -7,16 +7,15 @@ evaluation ends with the same weights.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,75 +23,15 @@ from torch import Tensor, nn
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export.atomic import replace_file, writing
 from alexnet_export.checkpoint import Checkpoint
-from alexnet_export.data import DataSet, Split, evaluation_batches, training_batches
+from alexnet_export.data import DataSet, training_batches
 from alexnet_export.errors import UserError
-from alexnet_export.model import UNIFORM, AlexNet, Normalization, initialize
+from alexnet_export.evaluate import evaluate, normalize
+from alexnet_export.machine import has_fast_bf16
+from alexnet_export.model import UNIFORM, AlexNet, initialize
+from alexnet_export.options import Evaluated, Event, StepDone, TrainOptions
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 RESUME = "resume.pt"
 HISTORY = "history.jsonl"
-Optimizer = Literal["adamw", "sgd"]
-Schedule = Literal["onecycle", "cosine", "constant"]
-Precision = Literal["auto", "fp32", "bf16"]
-_CHOICES = {"optimizer": get_args(Optimizer), "schedule": get_args(Schedule), "precision": get_args(Precision)}
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train. The defaults are those of the digits demo.
-
-    ``optimizer`` "sgd" is the 2012 paper's: momentum 0.9 (section 5); its weight decay was 5e-4 and its rate 0.01.
-    ``precision`` "auto" means bfloat16 autocast where the device has instructions for it, else float32.
-    """
-
-    steps: int = 300
-    batch_size: int = 32
-    optimizer: Optimizer = "adamw"
-    learning_rate: float = 4e-4
-    weight_decay: float = 5e-4
-    schedule: Schedule = "onecycle"
-    label_smoothing: float = 0.0
-    dropout: float = 0.2
-    precision: Precision = "auto"
-    evaluate_every: int = 75
-    evaluation_limit: int | None = 270
-    seed: int = 0
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "evaluate_every"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
-        for name in ("label_smoothing", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(self, name)}")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"--{name} {getattr(self, name)}: unknown; choose one of {', '.join(allowed)}")
-
-
-@dataclass(frozen=True)
-class StepDone:
-    """One optimizer step; ``loss`` is the mean cross-entropy of its batch, ``unreadable`` the files it had to skip."""
-
-    step: int
-    loss: float
-    learning_rate: float
-    unreadable: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Validation after ``step`` steps; top-1 accuracy and mean cross-entropy over ``images`` images."""
-
-    step: int
-    accuracy: float
-    loss: float
-    images: int
-    best: bool
-
-
-Event = StepDone | Evaluated
 
 
 def train(
@@ -260,59 +199,6 @@ class _Run:
             "test_images": images,
         }
         return Checkpoint(self.best, self.dataset.labels, self.normalization, made_by)
-
-
-def evaluate(
-    network: nn.Module, split: Split, normalization: Normalization, *, autocast: bool, limit: int | None = None
-) -> tuple[float, float, int]:
-    """Top-1 accuracy, mean cross-entropy and the count of readable images of a split.
-
-    Raises:
-        UserError: not one image of the split could be read.
-
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    right, loss, count = 0, 0.0, 0
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        for batch in evaluation_batches(split, batch_size=90, limit=limit):
-            if not len(batch.labels):
-                continue
-            labels = batch.labels.to(device)
-            logits = network(normalize(batch.images.to(device), normalization)).float()
-            right += int((logits.argmax(1) == labels).sum())
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            count += len(labels)
-    if not count:
-        raise UserError("not one image of the split could be read; are these JPEG, PNG or WebP files?")
-    return right / count, loss / count, count
-
-
-def normalize(images: Tensor, normalization: Normalization) -> Tensor:
-    """uint8 [N, 224, 224, 3] to float32 [N, 3, 224, 224] in channels_last order, normalised."""
-    mean = torch.tensor(normalization.mean, device=images.device)
-    std = torch.tensor(normalization.std, device=images.device)
-    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 runs on instructions of its own: any GPU since Ampere; AVX512-BF16 or AMX on a CPU."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: a step frees and asks again for a gigabyte, and new pages cost a quarter of it.
-
-    For whole processes that do nothing but train: measured 0.72 s a step before, 0.54 s after (2 cores, batch 32).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # another C library
-        return
-    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 512 * 2**20)):
-        mallopt(parameter, value)
 
 
 def _optimizer(network: nn.Module, options: TrainOptions, *, fused: bool) -> torch.optim.Optimizer:

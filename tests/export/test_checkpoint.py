@@ -90,7 +90,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
 
-    (tmp_path / "bomb.pt").write_bytes(pickle.dumps(Bomb()))
+    (tmp_path / "bomb.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     with pytest.raises(UserError, match="not a PyTorch state dict"):
         checkpoints.read_state_dict(tmp_path / "bomb.pt")
     assert not (tmp_path / "ran").exists()

@@ -12,7 +12,8 @@ import torch
 from alexnet_export.curves import draw_curves
 from alexnet_export.data import DataSet, Unreadable
 from alexnet_export.errors import UserError
-from alexnet_export.train import Evaluated, StepDone, TrainOptions, train
+from alexnet_export.options import Evaluated, StepDone, TrainOptions
+from alexnet_export.train import train
 
 SHORT = TrainOptions(steps=4, batch_size=2, evaluate_every=2, evaluation_limit=4, dropout=0.5, precision="fp32")
 

@@ -53,10 +53,10 @@ def test_a_logit_that_is_not_finite_fails():
 
 def test_a_file_with_one_changed_weight_is_caught(release, checkpoint, digits, tmp_path):
     proto = onnx.load(release.directory / "model.onnx")
-    bias = next(each for each in proto.graph.initializer if each.name.endswith("classifier.6.bias"))
-    changed = onnx.numpy_helper.to_array(bias).copy()
-    changed[3] += 5.0
-    bias.CopyFrom(onnx.numpy_helper.from_array(changed, bias.name))
+    weight = next(each for each in proto.graph.initializer if each.name.endswith("classifier.6.bias"))
+    changed = onnx.numpy_helper.to_array(weight).copy()
+    changed[3] += 0.1
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
     onnx.save_model(proto, tmp_path / "model.onnx")
     with pytest.raises(GateFailed, match="parity"):
         verify(checkpoint, tmp_path / "model.onnx", digits.test)

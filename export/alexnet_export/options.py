@@ -1,0 +1,71 @@
+"""How a training run is asked for, and the events it tells its story with. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from alexnet_export.errors import UserError
+
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["onecycle", "cosine", "constant"]
+Precision = Literal["auto", "fp32", "bf16"]
+_CHOICES = {"optimizer": get_args(Optimizer), "schedule": get_args(Schedule), "precision": get_args(Precision)}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train. The defaults are those of the digits demo.
+
+    ``optimizer`` "sgd" is the 2012 paper's: momentum 0.9 (section 5); its weight decay was 5e-4 and its rate 0.01.
+    ``precision`` "auto" means bfloat16 autocast where the device has instructions for it, else float32.
+    """
+
+    steps: int = 300
+    batch_size: int = 32
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 4e-4
+    weight_decay: float = 5e-4
+    schedule: Schedule = "onecycle"
+    label_smoothing: float = 0.0
+    dropout: float = 0.2
+    precision: Precision = "auto"
+    evaluate_every: int = 75
+    evaluation_limit: int | None = 270
+    seed: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate", "evaluate_every"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+        for name in ("label_smoothing", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(self, name)}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"--{name} {getattr(self, name)}: unknown; choose one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step; ``loss`` is the mean cross-entropy of its batch, ``unreadable`` the files it had to skip."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Validation after ``step`` steps; top-1 accuracy and mean cross-entropy over ``images`` images."""
+
+    step: int
+    accuracy: float
+    loss: float
+    images: int
+    best: bool
+
+
+Event = StepDone | Evaluated
