@@ -137,7 +137,9 @@ def test_other_data_is_never_taken_for_the_digits(clone, tmp_path):
 def test_given_weights_are_exported_without_training(clone):
     built(clone)
     planned = make(clone, "-n", "export", "ACCELERATOR=cpu", "WEIGHTS=imagenet", "REPOSITORY=build/imagenet").stdout
-    assert "alexnet-export export --weights imagenet --repository build/imagenet" in " ".join(planned.replace("\\", "").split())
+    assert "alexnet-export export --weights imagenet --repository build/imagenet" in " ".join(
+        planned.replace("\\", "").split()
+    )
     assert "alexnet-export train" not in planned
 
 

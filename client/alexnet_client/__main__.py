@@ -165,7 +165,10 @@ def _answer_json(file: Path, answer: Classification) -> dict[str, Any]:
 
 
 def _evaluation_table(answered: list[Answered], rows: int) -> Table:
-    shown = sorted(answered, key=lambda one: one.right)[:rows]
+    wrong = [one for one in answered if not one.right][:rows]
+    right = [one for one in answered if one.right]
+    room = min(rows - len(wrong), len(right))
+    shown = wrong + [right[place * len(right) // room] for place in range(room)]
     table = Table(
         "image", "truth", "label", "probability", "latency", title=f"{len(shown)} of {len(answered)}, mistakes first"
     )

@@ -70,6 +70,7 @@ def run(
         _fail(LaunchError("no command given: alexnet-server run -- COMMAND ..."))
     try:
         options = ServerOptions(repository, address, grpc_port, metrics_port, http_port, config_name)
+        print(f"Starting Triton on {options.target} to run {context.args[0]}", file=sys.stderr)
         code = run_with_server(options, context.args, log=log, timeout_s=start_timeout)
     except LaunchError as error:
         _fail(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet_export.atomic import replace_file, sha256_file, write_text
+from alexnet_export.atomic import replace_file, sha256_file, write_text, writing
 from alexnet_export.errors import UserError
 from alexnet_export.model import AlexNet, Normalization, check_state_dict
 
@@ -52,10 +53,10 @@ class Checkpoint:
 
 def save(checkpoint: Checkpoint, directory: Path) -> Path:
     """Write the checkpoint into ``directory`` and return the path of its card. Older weights are removed last."""
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     partial = directory / "weights.partial"
-    with replace_file(partial) as temporary:
-        torch.save(dict(checkpoint.state_dict), temporary)
+    write_tensors(dict(checkpoint.state_dict), partial)
     digest = sha256_file(partial)
     weights = directory / f"weights-{digest[:16]}.pt"
     partial.replace(weights)
@@ -100,6 +101,23 @@ def load(directory: Path) -> Checkpoint:
     state_dict = read_state_dict(weights)
     check_state_dict(state_dict, len(labels), str(weights))
     return Checkpoint(state_dict, labels, normalization, card.get("made_by", {}), digest)
+
+
+def write_tensors(content: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain values for ``torch.load(weights_only=True)``, atomically.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written; ``path`` is as it was.
+    """
+    with replace_file(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # what torch's zip writer makes of a failed write
+            free = shutil.disk_usage(path.parent).free
+            raise UserError(
+                f"{path}: could not be written whole, its disk has {free / 1e6:,.0f} MB free; "
+                "free some space and run this again"
+            ) from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_export import checkpoint as checkpoints
-from alexnet_export.atomic import replace_file, writing
+from alexnet_export.atomic import writing
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet, training_batches
 from alexnet_export.errors import UserError
@@ -68,7 +68,7 @@ def train(
     else:
         (directory / HISTORY).unlink(missing_ok=True)
     started = time.monotonic()
-    with (directory / HISTORY).open("a") as history:
+    with writing(directory / HISTORY), (directory / HISTORY).open("a") as history:
         for event in run.events():
             history.write(json.dumps(_record(event)) + "\n")
             on_event(event)
@@ -162,8 +162,7 @@ class _Run:
             "best": self.best,
             "best_accuracy": self.best_accuracy,
         }
-        with replace_file(self.directory / RESUME) as temporary:
-            torch.save(state, temporary)
+        checkpoints.write_tensors(state, self.directory / RESUME)
 
     def restore(self) -> None:
         path = self.directory / RESUME

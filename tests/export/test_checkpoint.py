@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -47,6 +50,27 @@ def test_a_failed_save_leaves_the_old_checkpoint(checkpoint, saved, monkeypatch)
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match="the disk is full"):
         checkpoints.save(checkpoint, saved)
+    assert {path.name for path in saved.iterdir()} == before
+    checkpoints.load(saved)
+
+
+def test_a_write_the_system_cuts_off_leaves_the_old_checkpoint_and_says_why(saved):
+    before = {path.name for path in saved.iterdir()}
+    program = f"""
+import resource, signal
+from pathlib import Path
+from alexnet_export import checkpoint
+from alexnet_export.errors import UserError
+loaded = checkpoint.load(Path({str(saved)!r}))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000_000, 50_000_000))
+try:
+    checkpoint.save(loaded, Path({str(saved)!r}))
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert re.search(r"could not be written whole, its disk has [\d,]+ MB free; free some space", done.stdout)
     assert {path.name for path in saved.iterdir()} == before
     checkpoints.load(saved)
 

@@ -189,5 +189,5 @@ def test_the_command_line_trains_and_ends_with_a_json_line(tmp_path):
         "2",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1])["options"]["steps"] == 1
+    assert json.loads(done.stdout.splitlines()[-1])["steps"] == 1
     assert (tmp_path / "curves.png").exists()
