@@ -49,7 +49,6 @@ class Classification:
         logits: float32 [classes].
         probabilities: float32 [classes].
         model_version: the release that answered.
-
     """
 
     top: tuple[Guess, ...]
@@ -89,7 +88,6 @@ class Client:
         target: host:port of the server's gRPC endpoint.
         model: its name there.
         timeout_s: deadline of a call that names none, seconds; it covers everything the call does.
-
     """
 
     def __init__(self, target: str = DEFAULT_TARGET, *, model: str = "alexnet", timeout_s: float = 10.0) -> None:
@@ -123,7 +121,6 @@ class Client:
         Raises:
             ImageError: the image cannot be read.
             ClientError: its subclasses say what to do.
-
         """
         if top < 1:
             raise BadInput(f"top must be at least 1, got {top}")
@@ -145,7 +142,6 @@ class Client:
         Raises:
             BadInput: the server refuses its shape, dtype or size.
             ClientError: its other subclasses say what to do.
-
         """
         return await self._infer(images, self._deadline(timeout_s))
 

@@ -54,7 +54,6 @@ def encode_request(
 
     Raises:
         BadInput: a tensor has a dtype the protocol lacks.
-
     """
     request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
     for name, array in inputs.items():
@@ -75,7 +74,6 @@ def decode_response(response: service_pb2.ModelInferResponse) -> dict[str, Array
 
     Raises:
         ServerFault: the answer contradicts itself (sizes, counts, unknown types).
-
     """
     if len(response.outputs) != len(response.raw_output_contents):
         raise ServerFault(

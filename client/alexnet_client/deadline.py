@@ -27,7 +27,6 @@ class Deadline:
 
         Raises:
             TimedOut: none are; the text names ``doing``.
-
         """
         left = self.at - self.clock()
         if left <= 0:

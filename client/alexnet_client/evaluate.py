@@ -76,7 +76,6 @@ async def evaluate_folder(client: Client, folder: Path, *, show_progress: bool =
     Raises:
         BadInput: the folder is missing, holds no image, no readable one, or classes the model does not know.
         ClientError: a request failed.
-
     """
     files = find_images(folder)
     if not files:

@@ -39,7 +39,6 @@ def load_pixels(source: ImageSource) -> Pixels:
 
     Raises:
         ImageError: the file is missing or broken, or has more than ``MAX_PIXELS`` pixels.
-
     """
     if isinstance(source, np.ndarray):
         return _checked_array(source)
@@ -52,7 +51,6 @@ def open_image(source: str | Path | bytes) -> Image.Image:
 
     Raises:
         ImageError: the file is missing, broken, not JPEG, PNG or WebP, or too large.
-
     """
     name = "image" if isinstance(source, bytes) else str(source)
     try:
@@ -88,7 +86,6 @@ def resize_short_side(image: Image.Image, side: int = RESIZE) -> Image.Image:
 
     Raises:
         ImageError: the image is so narrow that the result would have more than ``MAX_PIXELS`` pixels.
-
     """
     width, height = image.size
     if min(width, height) == side:

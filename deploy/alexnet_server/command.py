@@ -31,7 +31,6 @@ class ServerOptions:
         http_port: TCP port; None leaves HTTP off.
         config_name: serve ``configs/<name>.pbtxt`` of each model instead of ``config.pbtxt``.
         exit_timeout_s: how long requests in flight may take to finish once the server is told to stop.
-
     """
 
     repository: Path
@@ -114,7 +113,6 @@ def environment(triton: Triton, *, libpython: Path, interpreter: Path, inherited
             PYTHONHOME and takes the first ``python3`` on PATH for its prefix, virtual environment included.
         inherited: the caller's environment, of which only an allow-list is kept. AIP_MODE, for one, would open a
             Vertex AI endpoint.
-
     """
     return {
         **{key: value for key, value in inherited.items() if key in _KEPT_VARIABLES},

@@ -44,7 +44,6 @@ class Server:
 
         Raises:
             LaunchError: the server ended, or did not answer in time; it is stopped then.
-
         """
         try:
             waiting = wait_until_serving(
@@ -95,7 +94,6 @@ def start(options: ServerOptions, *, log: Path | None = None) -> Server:
 
     Raises:
         LaunchError: a check failed; its text has the remedy.
-
     """
     failed = [check for check in check_all(options) if not check.ok]
     if failed:
@@ -138,7 +136,6 @@ def run_with_server(options: ServerOptions, command: Sequence[str], *, log: Path
 
     Raises:
         LaunchError: the server could not be started, or the command does not exist.
-
     """
     with running(options, log=log, timeout_s=timeout_s):
         try:

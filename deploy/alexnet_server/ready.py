@@ -32,7 +32,6 @@ async def wait_until_serving(
     Raises:
         TimedOut: the models did not answer in time.
         ClientError: one answered with an error that waiting does not mend.
-
     """
     deadline = Deadline.after(timeout_s)
     transport = Transport(target)
@@ -55,7 +54,6 @@ async def probe(transport: Transport, model: str, deadline: Deadline) -> None:
 
     Raises:
         ClientError: it did not answer well.
-
     """
     if not await transport.model_ready(model, deadline):
         raise Unavailable(f"{transport.target}: {model} is not ready")

@@ -49,7 +49,6 @@ def find_triton() -> Triton:
 
     Raises:
         LaunchError: it is not installed, or lacks a part.
-
     """
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
@@ -81,7 +80,6 @@ def assemble_backends(triton: Triton, cache: Path) -> Path:
 
     Raises:
         LaunchError: the cache cannot be written.
-
     """
     finished = cache / f"backends-{triton.version}-python{python_version()}"
     if finished.is_dir():

@@ -82,6 +82,7 @@ def train(
             task = progress.add_task("Training", total=wanted)
 
             def on_event(event: Event) -> None:
+                skipped.update(event.unreadable)
                 if isinstance(event, Evaluated):
                     progress.console.print(
                         f"step {event.step:>5}: validation accuracy {event.accuracy:6.1%}, loss {event.loss:.3f}"
@@ -89,7 +90,6 @@ def train(
                     )
                     return
                 progress.update(task, completed=event.step, description=f"Training, loss {event.loss:.2f}")
-                skipped.update(event.unreadable)
 
             checkpoint = run_training(dataset, options, output, resume=resume, start_from=start_from, on_event=on_event)
         picture = output / "curves.png"
@@ -137,6 +137,8 @@ def export(
 
             exported = export_release(source, dataset, repository, on_progress=on_progress)
         parity = exported.parity
+        for line in parity.unreadable:
+            _complain(f"skipped {line}")
         table = Table("gate", "found", "demanded")
         table.add_row("best class as PyTorch's", f"{parity.same_top1} of {parity.images}", "all of at least 500")
         table.add_row("largest logit difference", f"{parity.max_logit_difference:.1e} of the range", "at most 1e-04")

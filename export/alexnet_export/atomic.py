@@ -18,7 +18,6 @@ def replace_file(path: Path) -> Iterator[Path]:
 
     Raises:
         UserError: the disk is full or the place cannot be written; ``path`` is as it was.
-
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):

@@ -35,7 +35,6 @@ class Checkpoint:
         normalization: of the pixels in front of the network.
         made_by: how it came about: training options, accuracy, versions of the tools; free-form JSON.
         sha256: of the weights file; empty before it is saved.
-
     """
 
     state_dict: Mapping[str, Tensor]
@@ -81,7 +80,6 @@ def load(directory: Path) -> Checkpoint:
 
     Raises:
         UserError: there is none, or it is truncated, altered, or of another network.
-
     """
     card_path = directory / CARD
     try:
@@ -125,7 +123,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises:
         UserError: the file is missing, broken, or holds something else than named tensors.
-
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

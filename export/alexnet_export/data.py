@@ -56,7 +56,6 @@ def open_dataset(kind: str, *, directory: Path | None = None, seed: int = 0, fli
 
     Raises:
         UserError: unknown kind, or the folder is missing or laid out otherwise.
-
     """
     from alexnet_export import digits, folder  # here, because both build on this module
 

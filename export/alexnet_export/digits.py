@@ -71,7 +71,6 @@ def draw(digit: Pixels, random: np.random.Generator) -> Pixels:
 
     Returns:
         uint8 [224, 224, 3], RGB.
-
     """
     size = random.uniform(140, 210)
     angle = math.radians(random.uniform(-15, 15))

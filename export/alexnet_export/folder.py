@@ -60,7 +60,6 @@ def open_folder(directory: Path, *, seed: int = 0, flip: bool = True) -> DataSet
 
     Raises:
         UserError: the directory or a split is missing, a class is empty, or one is missing from a split.
-
     """
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; it should hold train/<class>/ and val/<class>/")

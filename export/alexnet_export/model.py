@@ -98,7 +98,6 @@ def check_state_dict(state_dict: dict[str, Tensor], classes: int, origin: str) -
 
     Raises:
         UserError: naming the first key that is missing, unknown or of another shape.
-
     """
     with torch.device("meta"):
         expected = {key: list(value.shape) for key, value in AlexNet(classes).state_dict().items()}

@@ -59,13 +59,14 @@ class StepDone:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Validation after ``step`` steps; top-1 accuracy and mean cross-entropy over ``images`` images."""
+    """Validation after ``step`` steps; top-1 accuracy and mean cross-entropy over ``images`` readable images."""
 
     step: int
     accuracy: float
     loss: float
     images: int
     best: bool
+    unreadable: tuple[str, ...] = ()
 
 
 Event = StepDone | Evaluated

@@ -51,14 +51,13 @@ def export_release(
 
     Args:
         checkpoint: what to publish.
-        dataset: its test split serves as the images to compare on.
+        dataset: the images to compare on.
         repository: the Triton model repository.
         on_progress: called as the steps go on.
 
     Raises:
         GateFailed: the export is not equal to its source; nothing is published.
         UserError: too few images, or the disk refuses; the repository is as it was.
-
     """
     with tempfile.TemporaryDirectory(prefix="alexnet-export-") as scratch:
         model = Path(scratch) / "model.onnx"
@@ -72,8 +71,7 @@ def export_release(
             done += images
             on_progress(Progress("Comparing with PyTorch", min(done, MINIMUM_IMAGES), MINIMUM_IMAGES))
 
-        has_truth = dataset.labels == checkpoint.labels
-        parity = verify(checkpoint, model, dataset.test, has_truth=has_truth, on_batch=count)
+        parity = verify(checkpoint, model, dataset, on_batch=count)
         on_progress(Progress("Publishing", 0, 1))
         manifest = describe(checkpoint, dataset, parity)
         release = publish(repository, {model.name: model}, checkpoint.labels, manifest)
@@ -92,7 +90,7 @@ def describe(checkpoint: Checkpoint, dataset: DataSet, parity: Parity) -> dict[s
         "max_batch_size": MAX_BATCH_SIZE,
         "checkpoint": {"sha256": checkpoint.sha256, "made_by": dict(checkpoint.made_by)},
         "normalization": asdict(checkpoint.normalization),
-        "gates": {"parity": {**asdict(parity), "images_from": f"{dataset.name}, test split"}},
+        "gates": {"parity": {**asdict(parity), "images_from": dataset.name}},
         "tools": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -41,7 +41,6 @@ class Release:
 
         Raises:
             UserError: the manifest is missing or damaged.
-
         """
         try:
             manifest: dict[str, Any] = json.loads((self.directory / MANIFEST).read_text())
@@ -78,7 +77,6 @@ def publish(
 
     Raises:
         UserError: the repository cannot be written, the disk is full, or its releases have other classes.
-
     """
     directory = repository / model
     with writing(directory):
@@ -88,6 +86,7 @@ def publish(
             _check_labels(existing, labels)
             version = existing[-1].version + 1 if existing else 1
             staged = Path(tempfile.mkdtemp(prefix=".publishing-", dir=directory))
+            before = {path: _text(path) for path in (directory / "labels.txt", directory / "config.pbtxt")}
             try:
                 _fill(staged, files, {**manifest, "model": model, "version": version, "labels": list(labels)})
                 _replace_if_other(directory / "labels.txt", "".join(f"{label}\n" for label in labels))
@@ -97,6 +96,8 @@ def publish(
                 flush(directory)
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
+                for path, text in before.items():
+                    path.unlink(missing_ok=True) if text is None else _replace_if_other(path, text)
                 raise
     return Release(directory / str(version))
 
@@ -123,8 +124,12 @@ def _check_labels(existing: Sequence[Release], labels: Sequence[str]) -> None:
             )
 
 
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
+
+
 def _replace_if_other(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
+    if _text(path) != text:
         write_text(path, text)
 
 

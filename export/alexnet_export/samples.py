@@ -28,7 +28,6 @@ def write_samples(dataset: DataSet, directory: Path, *, count: int, seed: int = 
 
     Raises:
         UserError: ``directory`` holds something else than such images, or cannot be written.
-
     """
     if directory.exists() and any(path.is_file() or path.name not in dataset.labels for path in directory.iterdir()):
         raise UserError(f"{directory}: holds other files than sample images; choose another directory")

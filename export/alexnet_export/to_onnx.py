@@ -33,7 +33,6 @@ def export_onnx(checkpoint: Checkpoint, path: Path, *, metadata: dict[str, str] 
 
     Raises:
         UserError: the disk refuses.
-
     """
     model = ServedModel(checkpoint.network(), checkpoint.normalization).eval()
     # Two images: torch.export would take a batch of one for a constant.
@@ -98,7 +97,6 @@ def check_file(path: Path) -> None:
 
     Raises:
         UserError: it is no valid ONNX file, or breaks a promise; the text says which.
-
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")

@@ -58,7 +58,6 @@ def train(
 
     Raises:
         UserError: the options contradict an interrupted run, a split holds nothing readable, or the disk is full.
-
     """
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -133,21 +132,16 @@ class _Run:
         return float(loss.detach())
 
     def _evaluate(self) -> Evaluated:
-        accuracy, loss, images = evaluate(
-            self.network,
-            self.dataset.validation,
-            self.normalization,
-            autocast=self.autocast,
-            limit=self.options.evaluation_limit,
-        )
-        best = accuracy > self.best_accuracy
+        limit = self.options.evaluation_limit
+        score = evaluate(self.network, self.dataset.validation, self.normalization, autocast=self.autocast, limit=limit)
+        best = score.accuracy > self.best_accuracy
         if best:
-            self.best_accuracy = accuracy
+            self.best_accuracy = score.accuracy
             self.best = {
                 key: value.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
                 for key, value in self.network.state_dict().items()
             }
-        return Evaluated(self.step, accuracy, loss, images, best)
+        return Evaluated(self.step, score.accuracy, score.loss, score.images, best, score.unreadable)
 
     def save_for_resume(self) -> None:
         if self.step == self.options.steps:
@@ -185,7 +179,7 @@ class _Run:
 
     def finish(self, *, seconds: float) -> Checkpoint:
         self.network.load_state_dict(self.best)
-        accuracy, _, images = evaluate(self.network, self.dataset.test, self.normalization, autocast=self.autocast)
+        score = evaluate(self.network, self.dataset.test, self.normalization, autocast=self.autocast)
         made_by = {
             "data": self.dataset.name,
             "options": asdict(self.options),
@@ -194,8 +188,9 @@ class _Run:
             "torch": torch.__version__,
             "seconds": round(seconds, 1),
             "validation_accuracy": self.best_accuracy,
-            "test_accuracy": accuracy,
-            "test_images": images,
+            "test_accuracy": score.accuracy,
+            "test_images": score.images,
+            "test_unreadable": len(score.unreadable),
         }
         return Checkpoint(self.best, self.dataset.labels, self.normalization, made_by)
 

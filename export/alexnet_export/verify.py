@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnxruntime as ort
 import torch
 
 from alexnet_export.checkpoint import Checkpoint
-from alexnet_export.data import Split, evaluation_batches
+from alexnet_export.data import Batch, DataSet, Split, evaluation_batches
 from alexnet_export.errors import GateFailed, UserError
 from alexnet_export.model import ServedModel
 from alexnet_export.to_onnx import INPUT, MAX_BATCH_SIZE, OUTPUTS
@@ -32,68 +32,83 @@ class Parity:
         images: how many were compared.
         max_logit_difference: largest |difference|, as a share of the range of all logits.
         same_top1: images whose best class is the same.
-        accuracy: top-1 of the ONNX file on these images; None without truth.
         batch_sizes: the sizes that were run.
-
+        accuracy: top-1 of the ONNX file on the images whose truth is known; None if there are none.
+        unreadable: a line for each file that was skipped.
     """
 
     images: int
     max_logit_difference: float
     same_top1: int
-    accuracy: float | None
     batch_sizes: tuple[int, ...]
+    accuracy: float | None = None
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GateImages:
+    """What to compare on: the test split, then validation and training images if it is too small for the gate.
+
+    Only a test image of the network's own classes keeps its label, others have -1: accuracy is a matter of held-out
+    images, equality of any.
+    """
+
+    dataset: DataSet
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.dataset.test) + len(self.dataset.validation) + len(self.dataset.train)
+
+    def sample(self, index: int, epoch: int) -> tuple[npt.NDArray[np.uint8], int]:
+        tested = index < len(self.dataset.test)
+        for split in (self.dataset.test, self.dataset.validation, self.dataset.train):
+            if index < len(split):
+                break
+            index -= len(split)
+        pixels, label = split.sample(index, epoch)
+        return pixels, label if tested and self.labels == self.dataset.labels else -1
 
 
 def verify(
-    checkpoint: Checkpoint,
-    path: Path,
-    images: Split,
-    *,
-    has_truth: bool = True,
-    on_batch: Callable[[int], None] = lambda images: None,
+    checkpoint: Checkpoint, path: Path, dataset: DataSet, *, on_batch: Callable[[int], None] = lambda images: None
 ) -> Parity:
     """Compare the file with the network it came from on at least ``MINIMUM_IMAGES`` images.
 
     Args:
         checkpoint: the source.
         path: the ONNX file.
-        images: real ones; more than ``MINIMUM_IMAGES`` are not looked at beyond a whole round of batch sizes.
-        has_truth: whether the labels of ``images`` are this network's classes.
+        dataset: real images; see ``GateImages`` for which of them.
         on_batch: called with the count of images done.
 
     Raises:
         GateFailed: a gate failed; the text says which and by how much.
         UserError: there are too few readable images.
-
     """
     reference = ServedModel(checkpoint.network(), checkpoint.normalization).eval()
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    theirs: list[Array] = []
-    ours: list[Array] = []
-    truth: list[npt.NDArray[np.int64]] = []
-    sizes: set[int] = set()
-    for pixels, labels in _in_batches_of(images, BATCH_SIZES, MINIMUM_IMAGES):
+    theirs, ours, truth = [], [], []
+    unreadable: list[str] = []
+    for batch in _in_batches_of(GateImages(dataset, checkpoint.labels), BATCH_SIZES, MINIMUM_IMAGES):
         with torch.inference_mode():
-            logits, _ = reference(torch.from_numpy(pixels))
-        answer, probabilities = session.run(list(OUTPUTS), {INPUT: pixels})
+            logits, _ = reference(batch.images)
+        answer, probabilities = session.run(list(OUTPUTS), {INPUT: batch.images.numpy()})
         if answer.shape != tuple(logits.shape) or not np.allclose(probabilities.sum(1), 1, atol=1e-5):
             raise GateFailed(
-                f"{path.name}: a batch of {len(pixels)} gives {answer.shape}, or probabilities not adding to 1"
+                f"parity: a batch of {len(logits)} gives logits {answer.shape}, or probabilities that do not add to 1"
             )
         ours.append(logits.numpy())
         theirs.append(answer)
-        truth.append(labels)
-        sizes.add(len(pixels))
-        on_batch(len(pixels))
-    if sum(map(len, ours)) < MINIMUM_IMAGES:
-        raise UserError(
-            f"{sum(map(len, ours))} readable images to compare on, {MINIMUM_IMAGES} are needed; add some to the test split"
-        )
-    parity = compare(np.concatenate(ours), np.concatenate(theirs), sizes)
-    if not has_truth:
-        return parity
-    right = np.concatenate(theirs).argmax(1) == np.concatenate(truth)
-    return Parity(parity.images, parity.max_logit_difference, parity.same_top1, float(right.mean()), parity.batch_sizes)
+        truth.append(batch.labels.numpy())
+        unreadable += batch.unreadable
+        on_batch(len(logits))
+    count = sum(map(len, ours))
+    if count < MINIMUM_IMAGES:
+        raise UserError(f"{count} readable images to compare on, {MINIMUM_IMAGES} are needed; add some to the data set")
+    parity = compare(np.concatenate(ours), np.concatenate(theirs), set(map(len, ours)))
+    labels = np.concatenate(truth)
+    known = labels >= 0
+    right = np.concatenate(theirs).argmax(1)[known] == labels[known]
+    return replace(parity, accuracy=float(right.mean()) if known.any() else None, unreadable=tuple(unreadable))
 
 
 def compare(reference: Array, answer: Array, sizes: set[int]) -> Parity:
@@ -101,7 +116,6 @@ def compare(reference: Array, answer: Array, sizes: set[int]) -> Parity:
 
     Raises:
         GateFailed: they differ by more than ``TOLERANCE``, in the best class of an image, or one is not finite.
-
     """
     if not np.isfinite(answer).all():
         raise GateFailed(f"parity: {np.count_nonzero(~np.isfinite(answer))} logits are not finite")
@@ -113,22 +127,24 @@ def compare(reference: Array, answer: Array, sizes: set[int]) -> Parity:
         )
     if same < len(reference):
         raise GateFailed(f"parity: {len(reference) - same} of {len(reference)} images get another best class")
-    return Parity(len(reference), difference, same, None, tuple(sorted(sizes)))
+    return Parity(len(reference), difference, same, tuple(sorted(sizes)))
 
 
-def _in_batches_of(
-    images: Split, sizes: tuple[int, ...], minimum: int
-) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+def _in_batches_of(images: Split, sizes: tuple[int, ...], minimum: int) -> Iterator[Batch]:
     """Batches of each size in turn, then of the largest, until ``minimum`` images or the end."""
-    pixels, labels = np.empty((0, 224, 224, 3), np.uint8), np.empty(0, np.int64)
     wanted = [*sizes, *[sizes[-1]] * -(-minimum // sizes[-1])]
-    done = 0
+    waiting, done = Batch(torch.empty(0, 224, 224, 3, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ()), 0
     for batch in evaluation_batches(images, batch_size=sizes[-1]):
-        pixels = np.concatenate([pixels, batch.images.numpy()])
-        labels = np.concatenate([labels, batch.labels.numpy()])
-        while wanted and len(pixels) >= wanted[0] and done < minimum:
+        waiting = Batch(
+            torch.cat([waiting.images, batch.images]),
+            torch.cat([waiting.labels, batch.labels]),
+            waiting.unreadable + batch.unreadable,
+        )
+        while len(waiting.labels) >= wanted[0]:
             size = wanted.pop(0)
-            yield pixels[:size], labels[:size]
-            pixels, labels, done = pixels[size:], labels[size:], done + size
-    if len(pixels) and done < minimum:
-        yield pixels, labels
+            yield Batch(waiting.images[:size], waiting.labels[:size], waiting.unreadable)
+            waiting, done = Batch(waiting.images[size:], waiting.labels[size:], ()), done + size
+            if done >= minimum:
+                return
+    if len(waiting.labels):
+        yield waiting

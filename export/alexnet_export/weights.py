@@ -29,7 +29,6 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
     Raises:
         UserError: it is missing, or has fewer than two names or one twice.
-
     """
     try:
         labels = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
@@ -50,7 +49,6 @@ def import_state_dict(path: Path, labels: Sequence[str] | None = None, origin: s
 
     Raises:
         UserError: the file is missing or damaged, or the first key that is not this network's.
-
     """
     names = tuple(labels) if labels is not None else imagenet_labels()
     state_dict = read_state_dict(path)
@@ -80,7 +78,6 @@ def download_imagenet(
 
     Raises:
         UserError: the server does not answer, or sends another file.
-
     """
     target = cache / url.rsplit("/", 1)[-1]
     if target.exists() and sha256_file(target).startswith(sha256_prefix):

@@ -90,6 +90,23 @@ def test_a_full_disk_leaves_the_repository_as_it_was(repository, model, monkeypa
     assert not list(repository.glob("alexnet/.*"))
 
 
+def test_a_first_release_of_other_classes_that_fails_at_the_last_step_gives_the_old_files_back(
+    repository, model, monkeypatch
+):
+    def fail(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    shutil.rmtree(repository / "alexnet/1")
+    before = snapshot(repository)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match="Input/output error"):
+        publish(repository, {"model.onnx": model}, ("a", "b", "c"), {})
+    assert snapshot(repository) == before
+    monkeypatch.undo()
+    publish(repository, {"model.onnx": model}, ("a", "b", "c"), {})
+    assert (repository / "alexnet/labels.txt").read_text() == "a\nb\nc\n"
+
+
 def _publish_with_a_limit(repository: Path, model: Path, limit: int, answer) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -7,8 +7,9 @@ import onnx
 import pytest
 
 from alexnet_export.checkpoint import Checkpoint
-from alexnet_export.data import Unreadable
+from alexnet_export.data import DataSet, Unreadable
 from alexnet_export.errors import GateFailed, UserError
+from alexnet_export.model import IMAGENET
 from alexnet_export.verify import compare, verify
 
 GENERATOR = np.random.default_rng(0)
@@ -59,26 +60,41 @@ def test_a_file_with_one_changed_weight_is_caught(release, checkpoint, digits, t
     weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
     onnx.save_model(proto, tmp_path / "model.onnx")
     with pytest.raises(GateFailed, match="parity"):
-        verify(checkpoint, tmp_path / "model.onnx", digits.test)
+        verify(checkpoint, tmp_path / "model.onnx", digits)
 
 
 def test_a_checkpoint_of_another_normalisation_is_caught(release, checkpoint, digits):
-    from alexnet_export.model import IMAGENET
-
     other = Checkpoint(checkpoint.state_dict, checkpoint.labels, IMAGENET)
     with pytest.raises(GateFailed):
-        verify(other, release.directory / "model.onnx", digits.test)
+        verify(other, release.directory / "model.onnx", digits)
+
+
+class Some:
+    """The first images of a split; every tenth is unreadable."""
+
+    def __init__(self, split, count):
+        self.split, self.count = split, count
+
+    def __len__(self):
+        return self.count
+
+    def sample(self, index, epoch):
+        if index % 10 == 0:
+            raise Unreadable(f"{index}.jpg: damaged")
+        return self.split.sample(index, epoch)
+
+
+def test_a_small_test_split_is_filled_up_but_accuracy_counts_held_out_images_only(release, checkpoint, digits):
+    small = DataSet("small", digits.labels, digits.train, Some(digits.validation, 60), Some(digits.test, 40))
+    parity = verify(checkpoint, release.directory / "model.onnx", small)
+    assert parity.images >= 500
+    assert len(parity.unreadable) == 4 + 6
+    assert round(parity.accuracy * 36) == pytest.approx(parity.accuracy * 36), "a share of the 36 readable test images"
+    other = DataSet("other", ("a", "b"), small.train, small.validation, small.test)
+    assert verify(checkpoint, release.directory / "model.onnx", other).accuracy is None
 
 
 def test_too_few_readable_images_are_no_proof(release, checkpoint, digits):
-    class Mostly:
-        def __len__(self):
-            return 520
-
-        def sample(self, index, epoch):
-            if index % 10 == 0:
-                raise Unreadable("broken.jpg")
-            return digits.test.sample(index, epoch)
-
-    with pytest.raises(UserError, match="468 readable images to compare on, 500 are needed"):
-        verify(checkpoint, release.directory / "model.onnx", Mostly())
+    few = DataSet("few", digits.labels, *(Some(digits.test, 170) for _ in range(3)))
+    with pytest.raises(UserError, match="459 readable images to compare on, 500 are needed"):
+        verify(checkpoint, release.directory / "model.onnx", few)

@@ -32,7 +32,6 @@ class TritonPythonModel:
 
         Raises:
             pb_utils.TritonModelException: the configuration or the file is wrong; Triton shows the text.
-
         """
         config = json.loads(args["model_config"])
         path = Path(args["model_repository"], args["model_version"], config["default_model_filename"] or "model.onnx")
@@ -146,7 +145,6 @@ def make_session(path: Path, settings: Settings) -> ort.InferenceSession:
 
     Raises:
         ConfigError: ONNX Runtime refuses the file or a setting.
-
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = {
@@ -176,7 +174,6 @@ def check_names(session: ort.InferenceSession, inputs: Mapping[str, Any], output
 
     Raises:
         ConfigError: naming what differs.
-
     """
     graph_inputs = {each.name for each in session.get_inputs()}
     graph_outputs = {each.name for each in session.get_outputs()}

@@ -94,7 +94,6 @@ class Settings:
         session_entries: further session configuration entries.
         providers: execution providers with their options, preferred first.
         ignored: one line for each setting that has no effect here.
-
     """
 
     graph_level: str
@@ -125,7 +124,6 @@ def read_settings(
     Raises:
         ConfigError: a value is not of its type or range, an accelerator or one of its keys is unknown, or a GPU
             instance is asked of a build without GPU support.
-
     """
     parameters = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
     ignored = [
