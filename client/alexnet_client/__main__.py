@@ -127,8 +127,8 @@ def metadata(target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout:
     found = _run(run())
     table = Table("property", "value", show_header=False)
     for key, value in found.items():
-        shown = f"{', '.join(value[:10])}{', …' if len(value) > 10 else ''}" if key == "labels" else str(value)
-        table.add_row(key, shown)
+        names = isinstance(value, list)
+        table.add_row(key, f"{', '.join(value[:10])}{', …' if len(value) > 10 else ''}" if names else str(value))
     console.print(table)
     _print_json(found)
 

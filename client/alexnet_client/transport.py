@@ -62,7 +62,7 @@ def _unavailable(said: str, target: str) -> ClientError:
         return Overloaded(f"{target}: {said}")
     if "protocol is restricted" in said.lower():
         return BadInput(f"{target}: that call needs the server's administration key ({said})")
-    return Unavailable(f"{target}: no server answers there, or it is stopping ({said})")
+    return Unavailable(f"{target}: no server answers there, or it is stopping; start one or check the address ({said})")
 
 
 class Transport:
