@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -33,6 +34,8 @@ class Server:
     def __init__(self, process: subprocess.Popen[bytes], options: ServerOptions, log: Path | None) -> None:
         self.process, self.options, self.log = process, options, log
         self._stopping = False
+        self.companion: subprocess.Popen[bytes] | None = None
+        """A command that runs as long as the server does; signals are passed on to it too."""
 
     @property
     def models(self) -> list[str]:
@@ -43,7 +46,7 @@ class Server:
         """Wait until every model has answered.
 
         Raises:
-            LaunchError: the server ended, or did not answer in time; it is stopped then.
+            LaunchError: the server ended, was told to, or did not answer in time; it is stopped then.
         """
         try:
             waiting = wait_until_serving(
@@ -53,7 +56,9 @@ class Server:
         except ClientError as error:
             self.stop()
             raise LaunchError(f"Triton started but does not serve: {error}{self._last_words()}") from error
-        if not serving and not self._stopping:
+        if self._stopping:
+            raise LaunchError("stopped before it served")
+        if not serving:
             raise LaunchError(f"Triton ended while starting, exit code {self.process.returncode}{self._last_words()}")
 
     def forward(self, number: int, _frame: FrameType | None) -> None:
@@ -61,11 +66,12 @@ class Server:
         impatient = self._stopping and number == signal.SIGINT
         self._stopping = True
         self.process.send_signal(signal.SIGKILL if impatient else signal.SIGTERM)
+        if self.companion is not None:
+            self.companion.send_signal(number)
 
     def wait(self) -> int:
         """Wait for the end; the exit code, or 128 plus the signal that ended it, as a shell counts."""
-        code = self.process.wait()
-        return 128 - code if code < 0 else code
+        return _exit_code(self.process.wait())
 
     def stop(self) -> int:
         """Let it finish what it has accepted, stop it, and return its exit code."""
@@ -81,7 +87,7 @@ class Server:
         if self.log is None or not self.log.exists():
             return "; Triton's own lines above say why"
         lines = self.log.read_text(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith(("E", "error:"))][-3:]
+        errors = [line for line in lines if re.match(r"E\d{4} |error:", line)][-3:]
         return "".join(f"\n  {line}" for line in errors) + f"\n  the whole log: {self.log}"
 
 
@@ -137,11 +143,16 @@ def run_with_server(options: ServerOptions, command: Sequence[str], *, log: Path
     Raises:
         LaunchError: the server could not be started, or the command does not exist.
     """
-    with running(options, log=log, timeout_s=timeout_s):
+    with running(options, log=log, timeout_s=timeout_s) as server:
         try:
-            code = subprocess.run(command, check=False).returncode
+            server.companion = subprocess.Popen(command)
         except OSError as error:
             raise LaunchError(f"{command[0]}: cannot be run ({error.strerror})") from error
+        return _exit_code(server.companion.wait())
+
+
+def _exit_code(code: int) -> int:
+    """128 plus the signal for a process that a signal ended, as a shell counts."""
     return 128 - code if code < 0 else code
 
 

@@ -140,6 +140,42 @@ def test_a_command_runs_while_triton_serves_and_its_exit_code_is_passed_on(repos
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "Triton is stopped when the command has ended"
 
 
+def test_a_signal_while_a_command_runs_ends_the_command_and_triton(repository, tmp_path, free_port):
+    launcher = [sys.executable, "-m", "alexnet_server", "run", "--repository", str(repository)]
+    options = [
+        "--grpc-port",
+        str(free_port()),
+        "--metrics-port",
+        str(free_port()),
+        "--log",
+        str(tmp_path / "log"),
+        "--",
+    ]
+    with subprocess.Popen(
+        [*launcher, *options, "sh", "-c", "echo on; exec sleep 60"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"on\n"
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
+def test_a_signal_while_triton_starts_ends_it_without_serving(repository, tmp_path, free_port):
+    launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository)]
+    options = ["--grpc-port", str(free_port()), "--metrics-port", str(free_port()), "--log", str(tmp_path / "log")]
+    with subprocess.Popen([*launcher, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "log").exists() or "loading: alexnet" not in (tmp_path / "log").read_text():
+            time.sleep(0.02)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        said, complained = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Serving" not in said
+    assert complained.strip() == "alexnet-server: stopped before it served"
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
 def test_the_secret_is_in_no_log_and_the_log_is_the_owners_alone(own_server):
     with own_server() as server:
         flag = next(part for part in server.triton().cmdline() if part.startswith("--grpc-restricted-protocol="))
