@@ -62,7 +62,7 @@ $(STAMP): constraints.txt export/pyproject.toml client/pyproject.toml deploy/pyp
 	@touch $@
 
 demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images: the whole road in a few minutes
-	@$(BIN)/alexnet-server run --repository $(REPOSITORY) --log $(BUILD)/triton.log -- \
+	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log -- \
 		$(BIN)/alexnet-client evaluate $(SAMPLES) --sheet $(WORK)/answers.png
 
 train: $(CHECKPOINT) ## train, or go on with an interrupted training (TRAIN_OPTIONS="--steps 2000")

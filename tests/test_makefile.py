@@ -92,7 +92,7 @@ def test_an_unknown_accelerator_is_refused(clone):
 def test_a_second_demo_builds_nothing_again(clone):
     built(clone)
     planned = make(clone, "-n", "demo", "ACCELERATOR=cpu").stdout
-    assert "alexnet-server run" in planned
+    assert "alexnet-server serve" in planned
     assert "alexnet-export" not in planned
     assert "pip install" not in planned
 

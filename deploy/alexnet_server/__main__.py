@@ -29,32 +29,8 @@ StartTimeout = Annotated[float, typer.Option(min=1, help="seconds the models may
 DEFAULT_REPOSITORY = Path("model_repository")
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
 def serve(
-    repository: Repository = DEFAULT_REPOSITORY,
-    address: Address = "127.0.0.1",
-    grpc_port: GrpcPort = 8001,
-    metrics_port: MetricsPort = 8002,
-    http_port: HttpPort = None,
-    config_name: ConfigName = "",
-    log: Log = None,
-    start_timeout: StartTimeout = 120,
-) -> None:
-    """Serve in the foreground until Ctrl-C; exits with Triton's exit code."""
-    try:
-        options = ServerOptions(repository, address, grpc_port, metrics_port, http_port, config_name)
-        with running(options, log=log, timeout_s=start_timeout) as server:
-            where = ", ".join(f"{purpose} {address}:{port}" for purpose, port in options.ports.items())
-            console.print(f"Serving {', '.join(server.models)}: {where}. Ctrl-C stops.")
-            code = server.wait()
-    except LaunchError as error:
-        _fail(error)
-    console.print("Triton has stopped." if code == 0 else f"Triton ended by itself, exit code {code}.")
-    raise typer.Exit(code)
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def run(
     context: typer.Context,
     repository: Repository = DEFAULT_REPOSITORY,
     address: Address = "127.0.0.1",
@@ -65,15 +41,22 @@ def run(
     log: Log = None,
     start_timeout: StartTimeout = 120,
 ) -> None:
-    """Serve while a command runs: ``alexnet-server run -- COMMAND ...``; exits with the command's exit code."""
-    if not context.args:
-        _fail(LaunchError("no command given: alexnet-server run -- COMMAND ..."))
+    """Serve until Ctrl-C, or while a command runs: alexnet-server serve -- COMMAND.
+
+    Exits with the exit code of the command, or with Triton's.
+    """
     try:
         options = ServerOptions(repository, address, grpc_port, metrics_port, http_port, config_name)
-        print(f"Starting Triton on {options.target} to run {context.args[0]}", file=sys.stderr)
-        code = run_with_server(options, context.args, log=log, timeout_s=start_timeout)
+        if context.args:
+            print(f"Starting Triton on {options.target} to run {context.args[0]}", file=sys.stderr)
+            raise typer.Exit(run_with_server(options, context.args, log=log, timeout_s=start_timeout))
+        with running(options, log=log, timeout_s=start_timeout) as server:
+            where = ", ".join(f"{purpose} {address}:{port}" for purpose, port in options.ports.items())
+            console.print(f"Serving {', '.join(server.models)}: {where}. Ctrl-C stops.")
+            code = server.wait()
     except LaunchError as error:
         _fail(error)
+    console.print("Triton has stopped." if code == 0 else f"Triton ended by itself, exit code {code}.")
     raise typer.Exit(code)
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,6 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from alexnet_export.errors import GateFailed, UserError
+
+if TYPE_CHECKING:  # the heavy modules are imported by the commands that need them
+    from alexnet_export.data import DataSet
+    from alexnet_export.options import Event, TrainOptions
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train an AlexNet, export it, publish it to Triton.")
 console = Console()
@@ -51,12 +55,9 @@ def train(
     resume: Annotated[bool, typer.Option(help="go on with an interrupted run, if there is one")] = False,
 ) -> None:
     """Train, keep the weights that validate best, and test them."""
-    from alexnet_export.curves import draw_curves
     from alexnet_export.data import open_dataset
     from alexnet_export.machine import keep_freed_memory
-    from alexnet_export.options import Evaluated, Event, TrainOptions
-    from alexnet_export.train import HISTORY
-    from alexnet_export.train import train as run_training
+    from alexnet_export.options import TrainOptions
 
     def work() -> dict[str, Any]:
         keep_freed_memory()
@@ -77,32 +78,7 @@ def train(
             workers=workers,
         )
         start_from = _imported(weights, labels) if weights else None
-        skipped: set[str] = set()
-        with _progress() as progress:
-            task = progress.add_task("Training", total=wanted)
-
-            def on_event(event: Event) -> None:
-                skipped.update(event.unreadable)
-                if isinstance(event, Evaluated):
-                    progress.console.print(
-                        f"step {event.step:>5}: validation accuracy {event.accuracy:6.1%}, loss {event.loss:.3f}"
-                        + (" (best)" if event.best else "")
-                    )
-                    return
-                progress.update(task, completed=event.step, description=f"Training, loss {event.loss:.2f}")
-
-            checkpoint = run_training(dataset, options, output, resume=resume, start_from=start_from, on_event=on_event)
-        picture = output / "curves.png"
-        draw_curves(output / HISTORY, picture)
-        for line in sorted(skipped):
-            _complain(f"skipped {line}")
-        console.print(
-            f"Test accuracy {checkpoint.made_by['test_accuracy']:.1%} on {checkpoint.made_by['test_images']} images, "
-            f"{checkpoint.made_by['seconds']:.0f} s in {checkpoint.made_by['autocast']}. Curves: {picture}"
-        )
-        shown = ("test_accuracy", "test_images", "validation_accuracy", "seconds", "autocast")
-        found = {key: checkpoint.made_by[key] for key in shown}
-        return {"checkpoint": str(output), "steps": wanted, "unreadable": len(skipped), **found}
+        return _train(dataset, options, output, resume=resume, start_from=start_from)
 
     _print_json(_run(work))
 
@@ -182,6 +158,40 @@ def main() -> None:
     # It warns that torchvision's operators are absent, which this network does not use.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     app()
+
+
+def _train(dataset: DataSet, options: TrainOptions, output: Path, **how: Any) -> dict[str, Any]:
+    """Train with a progress bar, draw the curves, and say how good it is."""
+    from alexnet_export.curves import draw_curves
+    from alexnet_export.options import Evaluated
+    from alexnet_export.train import HISTORY, train
+
+    skipped: set[str] = set()
+    with _progress() as progress:
+        task = progress.add_task("Training", total=options.steps)
+
+        def on_event(event: Event) -> None:
+            skipped.update(event.unreadable)
+            if isinstance(event, Evaluated):
+                progress.console.print(
+                    f"step {event.step:>5}: validation accuracy {event.accuracy:6.1%}, loss {event.loss:.3f}"
+                    + (" (best)" if event.best else "")
+                )
+            else:
+                progress.update(task, completed=event.step, description=f"Training, loss {event.loss:.2f}")
+
+        made_by = train(dataset, options, output, on_event=on_event, **how).made_by
+    picture = output / "curves.png"
+    draw_curves(output / HISTORY, picture)
+    for line in sorted(skipped):
+        _complain(f"skipped {line}")
+    console.print(
+        f"Test accuracy {made_by['test_accuracy']:.1%} on {made_by['test_images']} images, "
+        f"{made_by['seconds']:.0f} s in {made_by['autocast']}. Curves: {picture}"
+    )
+    shown = ("test_accuracy", "test_images", "validation_accuracy", "seconds", "autocast")
+    found = {key: made_by[key] for key in shown}
+    return {"checkpoint": str(output), "steps": options.steps, "unreadable": len(skipped), **found}
 
 
 def _imported(weights: str, labels: Path | None) -> Any:

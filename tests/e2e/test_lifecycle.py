@@ -125,7 +125,7 @@ def test_a_command_runs_while_triton_serves_and_its_exit_code_is_passed_on(repos
     port, metrics = free_port(), free_port()
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        launcher = [sys.executable, "-m", "alexnet_server", "run", "--repository", str(repository)]
+        launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository)]
         options = ["--grpc-port", str(port), "--metrics-port", str(metrics), "--log", str(tmp_path / "log"), "--"]
         return subprocess.run([*launcher, *options, *command], check=False, capture_output=True, text=True, timeout=90)
 
@@ -141,7 +141,7 @@ def test_a_command_runs_while_triton_serves_and_its_exit_code_is_passed_on(repos
 
 
 def test_a_signal_while_a_command_runs_ends_the_command_and_triton(repository, tmp_path, free_port):
-    launcher = [sys.executable, "-m", "alexnet_server", "run", "--repository", str(repository)]
+    launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository)]
     options = [
         "--grpc-port",
         str(free_port()),

@@ -24,11 +24,8 @@ def proto(model_path):
     return onnx.load(model_path)
 
 
-def test_the_promises_are_checked_by_the_full_checker_and_kept(model_path):
-    check_file(model_path)
-
-
-def test_opset_ir_version_and_signature_are_the_contract(proto):
+def test_opset_ir_version_and_signature_are_the_contract(model_path, proto):
+    check_file(model_path)  # onnx's own full check, and the promises
     assert proto.ir_version == 10
     assert 18 <= proto.opset_import[0].version <= 20
     assert [(value.name, value.type.tensor_type.elem_type) for value in proto.graph.input] == [

@@ -140,8 +140,7 @@ def test_doctor_lists_the_checks_and_tells_by_its_exit_code(repository, free_por
     [
         (("serve", "-r", "nowhere"), "model repository: nowhere: missing. name the model repository"),
         (("serve", "--address", "0.0.0.0"), "fit for loopback only"),
-        (("run", "-r", "nowhere"), "no command given: alexnet-server run -- COMMAND"),
-        (("run", "-r", "nowhere", "--", "true"), "nowhere: missing"),
+        (("serve", "-r", "nowhere", "--", "true"), "nowhere: missing"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(arguments, says):
