@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the heavy modules are imported by the commands that need th
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train an AlexNet, export it, publish it to Triton.")
 console = Console()
+DEFAULT_EPOCHS = 10
 T = TypeVar("T")
 
 Data = Annotated[str, typer.Option("--data", help="digits, or folder for your own images")]
@@ -36,8 +37,10 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="directory for the checkpoint")],
     data: Data = "digits",
     data_dir: DataDir = None,
-    steps: Annotated[int, typer.Option(help="optimizer steps")] = 0,
-    epochs: Annotated[float, typer.Option(help="instead of --steps: passes over the training images")] = 0,
+    steps: Annotated[int, typer.Option(help="optimizer steps; default 300 for digits")] = 0,
+    epochs: Annotated[
+        float, typer.Option(help="instead of --steps: passes over the images; default 10 for a folder")
+    ] = 0,
     batch_size: int = 32,
     optimizer: Annotated[str, typer.Option(help="adamw, or sgd as in the 2012 paper")] = "adamw",
     learning_rate: Annotated[float, typer.Option(help="peak of the schedule; 0: the optimizer's default")] = 0,
@@ -47,7 +50,7 @@ def train(
     dropout: float = 0.2,
     flip: Annotated[bool, typer.Option(help="mirror training images at random (folder)")] = True,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto",
-    evaluate_every: Annotated[int, typer.Option(help="steps between validations")] = 75,
+    evaluate_every: Annotated[int, typer.Option(help="steps between validations; default 75, or an epoch")] = 0,
     seed: int = 0,
     workers: Annotated[int, typer.Option(help="processes that load images")] = 0,
     weights: Weights = None,
@@ -56,13 +59,16 @@ def train(
 ) -> None:
     """Train, keep the weights that validate best, and test them."""
     from alexnet_export.data import open_dataset
+    from alexnet_export.digits import EVALUATION_VARIANTS
     from alexnet_export.machine import keep_freed_memory
     from alexnet_export.options import TrainOptions
 
     def work() -> dict[str, Any]:
         keep_freed_memory()
         dataset = open_dataset(data, directory=data_dir, seed=seed, flip=flip)
-        wanted = steps or round(epochs * len(dataset.train) / batch_size) or TrainOptions.steps
+        epoch = max(1, len(dataset.train) // max(1, batch_size))
+        quick = data == "digits"  # the demo: one validation canvas a digit is enough to follow it
+        wanted = steps or round(epochs * epoch) or (TrainOptions.steps if quick else DEFAULT_EPOCHS * epoch)
         options = TrainOptions(
             steps=wanted,
             batch_size=batch_size,
@@ -73,7 +79,8 @@ def train(
             label_smoothing=label_smoothing,
             dropout=dropout,
             precision=precision,  # type: ignore[arg-type]
-            evaluate_every=evaluate_every,
+            evaluate_every=evaluate_every or (TrainOptions.evaluate_every if quick else epoch),
+            evaluation_limit=len(dataset.validation) // EVALUATION_VARIANTS if quick else None,
             seed=seed,
             workers=workers,
         )

@@ -88,9 +88,9 @@ def training_batches(
 
 
 def evaluation_batches(split: Split, *, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """Each sample of a split once, in order."""
+    """Each sample of a split once, in order; or ``limit`` of them, spread evenly, because folders come by class."""
     count = len(split) if limit is None else min(limit, len(split))
-    order = [(0, index) for index in range(count)]
+    order = [(0, place * len(split) // count) for place in range(count)]
     for start in range(0, count, batch_size):
         yield _collate([_Addressed(split)[address] for address in order[start : start + batch_size]])
 

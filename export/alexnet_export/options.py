@@ -17,6 +17,7 @@ _CHOICES = {"optimizer": get_args(Optimizer), "schedule": get_args(Schedule), "p
 class TrainOptions:
     """How to train. The defaults are those of the digits demo.
 
+    ``evaluation_limit`` is how many validation images each evaluation looks at; None for all.
     ``optimizer`` "sgd" is the 2012 paper's: momentum 0.9 (section 5); its weight decay was 5e-4 and its rate 0.01.
     ``precision`` "auto" means bfloat16 autocast where the device has instructions for it, else float32.
     """
@@ -31,7 +32,7 @@ class TrainOptions:
     dropout: float = 0.2
     precision: Precision = "auto"
     evaluate_every: int = 75
-    evaluation_limit: int | None = 270
+    evaluation_limit: int | None = None
     seed: int = 0
     workers: int = 0
 

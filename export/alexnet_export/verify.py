@@ -61,6 +61,8 @@ class GateImages:
 
     def sample(self, index: int, epoch: int) -> tuple[npt.NDArray[np.uint8], int]:
         tested = index < len(self.dataset.test)
+        if tested:  # in an order of its own, because folders come by class and not all may be looked at
+            index = int(np.random.default_rng(0).permutation(len(self.dataset.test))[index])
         for split in (self.dataset.test, self.dataset.validation, self.dataset.train):
             if index < len(split):
                 break

@@ -103,6 +103,12 @@ def test_worker_processes_give_the_same_batches(folder):
         assert torch.equal(left.images, right.images)
 
 
+def test_a_limited_evaluation_sees_every_class(folder):
+    split = open_dataset("folder", directory=folder).validation
+    batches = list(evaluation_batches(split, batch_size=4, limit=2))
+    assert [batch.labels.tolist() for batch in batches] == [[0, 1]]
+
+
 def test_a_folder_gives_its_classes_sorted_and_its_images_decoded(folder):
     dataset = open_dataset("folder", directory=folder)
     assert dataset.labels == ("cat", "dog")

@@ -70,6 +70,7 @@ def test_a_failed_gate_publishes_nothing_and_exits_1(saved, tmp_path, monkeypatc
         (("export", "--weights", "nowhere.pth"), "nowhere.pth: no such file"),
         (("train", "-o", "{tmp}/ck", "--data", "folder", "--data-dir", "nowhere"), "nowhere: no such directory"),
         (("train", "-o", "{tmp}/ck", "--optimizer", "lion"), "--optimizer lion: unknown"),
+        (("train", "-o", "{tmp}/ck", "--batch-size", "0"), "--batch-size must be positive"),
         (("train", "-o", "/proc/ck", "--steps", "1"), "/proc/ck: cannot be written"),
         (("samples", "-o", "{tmp}/s", "--data", "imagenet"), "choose digits or folder"),
     ],
