@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from alexnet_client.client import DEFAULT_TARGET, Classification, Client
 from alexnet_client.errors import ClientError, ImageError
 from alexnet_client.evaluate import Answered, Evaluation, evaluate_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Classify images on a Triton server.")
-console = Console()
+console = Console(markup=False, highlight=False)  # names of files and classes may hold brackets
 
 Target = Annotated[str, typer.Option("--target", "-t", help="host:port of the server's gRPC endpoint")]
 Model = Annotated[str, typer.Option("--model", "-m", help="name of the model on the server")]
@@ -53,7 +54,9 @@ def classify(
         for file, answer in answers:
             for guess in answer.top:
                 first = guess is answer.top[0]
-                table.add_row(file.name if first else "", guess.label, f"{guess.probability:.2%}", end_section=False)
+                table.add_row(
+                    _printable(file) if first else "", guess.label, f"{guess.probability:.2%}", end_section=False
+                )
             table.add_section()
         if answers:
             console.print(table)
@@ -148,6 +151,11 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         raise typer.Exit(130) from None
 
 
+def _printable(path: Path) -> str:
+    """The file's name; bytes that are no UTF-8 become question marks."""
+    return path.name.encode("utf-8", "replace").decode()
+
+
 def _complain(text: str) -> None:
     print(f"alexnet-client: {text}", file=sys.stderr)
 
@@ -173,9 +181,9 @@ def _evaluation_table(answered: list[Answered], rows: int) -> Table:
         "image", "truth", "label", "probability", "latency", title=f"{len(shown)} of {len(answered)}, mistakes first"
     )
     for one in shown:
-        label = one.answer.label if one.right else f"[red]{one.answer.label}[/red]"
+        label = Text(one.answer.label, style="" if one.right else "red")
         table.add_row(
-            one.path.name, one.truth, label, f"{one.answer.probability:.2%}", f"{one.latency_s * 1000:.1f} ms"
+            _printable(one.path), one.truth, label, f"{one.answer.probability:.2%}", f"{one.latency_s * 1000:.1f} ms"
         )
     return table
 

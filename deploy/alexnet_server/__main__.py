@@ -9,6 +9,7 @@ from typing import Annotated, Never
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from alexnet_server.checks import check_all
 from alexnet_server.command import ServerOptions
@@ -16,7 +17,7 @@ from alexnet_server.errors import LaunchError
 from alexnet_server.launcher import run_with_server, running
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Serve a Triton model repository on this machine.")
-console = Console()
+console = Console(markup=False, highlight=False)
 
 Repository = Annotated[Path, typer.Option("--repository", "-r", help="the Triton model repository")]
 Address = Annotated[str, typer.Option(help="address to listen on; loopback only")]
@@ -75,7 +76,7 @@ def doctor(
         _fail(error)
     table = Table("check", "found", "remedy", highlight=False)
     for check in checks:
-        table.add_row(check.name, f"[{'green' if check.ok else 'red'}]{check.found}", check.remedy)
+        table.add_row(check.name, Text(check.found, style="green" if check.ok else "red"), check.remedy)
     console.print(table)
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
 

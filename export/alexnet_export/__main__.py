@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the heavy modules are imported by the commands that need th
     from alexnet_export.options import Event, TrainOptions
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train an AlexNet, export it, publish it to Triton.")
-console = Console()
+console = Console(markup=False, highlight=False)  # paths may hold brackets
 DEFAULT_EPOCHS = 10
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import grpc
 import numpy as np
@@ -46,6 +47,16 @@ def test_classify_prints_the_labels_and_a_json_line(target, picture):
     answers = last_json(result)["answers"]
     assert [answer["top"][0]["label"] for answer in answers] == ["dog", "bird: small"]
     assert len(answers[0]["top"]) == 2
+
+
+def test_odd_file_names_are_shown_and_harm_nothing(target, picture, tmp_path):
+    odd = tmp_path / os.fsdecode(b"bad\xff.png")
+    picture("plain.png", 1).rename(odd)
+    result = run("classify", picture("[bold]x.png", 1), odd, "-t", target)
+    assert result.exit_code == 0, result.output
+    assert "[bold]x.png" in result.stdout
+    assert "bad?.png" in result.stdout
+    assert len(last_json(result)["answers"]) == 2
 
 
 def test_classify_answers_the_good_images_and_names_the_broken_one(target, picture, tmp_path):
