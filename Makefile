@@ -13,6 +13,14 @@ TRAIN_OPTIONS ?=
 REPOSITORY ?= model_repository
 BUILD ?= build
 TARGET ?= 127.0.0.1:8001
+SERVE_OPTIONS ?=
+
+# Loopback servers of this project talk to nobody else, and ONNX Runtime shall not report to its makers.
+export ORT_DISABLE_TELEMETRY := 1
+
+ifneq ($(words $(DATA_DIR) $(REPOSITORY) $(BUILD)),$(if $(DATA_DIR),3,2))
+$(error make cannot work with spaces in DATA_DIR, REPOSITORY or BUILD)
+endif
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +28,7 @@ STAMP := $(VENV)/installed-$(ACCELERATOR)
 DATA_OPTIONS := --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 DATA_FILES := $(if $(DATA_DIR),$(wildcard $(DATA_DIR)/*/*))
 # Each data set has a directory of its own, so that one is never taken for another.
-WORK := $(BUILD)/$(if $(DATA_DIR),$(notdir $(abspath $(DATA_DIR))),$(DATA))
+WORK := $(BUILD)/$(if $(DATA_DIR),$(notdir $(abspath $(DATA_DIR)))-$(firstword $(shell echo "$(abspath $(DATA_DIR))" | cksum)),$(DATA))
 CHECKPOINT := $(WORK)/checkpoint/checkpoint.json
 SAMPLES := $(WORK)/samples
 # The newest release's manifest, or that of the first one to come.
@@ -62,8 +70,8 @@ $(STAMP): constraints.txt export/pyproject.toml client/pyproject.toml deploy/pyp
 	@touch $@
 
 demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images: the whole road in a few minutes
-	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log -- \
-		$(BIN)/alexnet-client evaluate $(SAMPLES) --sheet $(WORK)/answers.png
+	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log $(SERVE_OPTIONS) -- \
+		$(BIN)/alexnet-client evaluate $(SAMPLES) --target $(TARGET) --sheet $(WORK)/answers.png
 
 train: $(CHECKPOINT) ## train, or go on with an interrupted training (TRAIN_OPTIONS="--steps 2000")
 	@echo "Trained: $(CHECKPOINT)"
@@ -82,12 +90,13 @@ $(SAMPLES): $(EXPORT)/digits.py $(EXPORT)/samples.py $(DATA_FILES) | $(STAMP)
 	@$(BIN)/alexnet-export samples --output $@ $(DATA_OPTIONS)
 	@touch $@
 
-serve: $(RELEASE) ## serve on 127.0.0.1:8001 until Ctrl-C
-	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log
+# Whatever release there is: one that was rolled back must not come again because a checkpoint is newer.
+serve: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## serve on 127.0.0.1:8001 until Ctrl-C
+	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log $(SERVE_OPTIONS)
 
 classify: $(STAMP) ## ask the running server: make classify IMAGE=photo.jpg
 	@test -n "$(IMAGE)" || { echo "make: name an image: make classify IMAGE=photo.jpg" >&2; exit 2; }
-	@$(BIN)/alexnet-client classify --target $(TARGET) $(IMAGE)
+	@$(BIN)/alexnet-client classify --target $(TARGET) "$(IMAGE)"
 
 doctor: $(STAMP) ## check what Triton needs of this machine
 	@$(BIN)/alexnet-server doctor --repository $(REPOSITORY)

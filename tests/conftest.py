@@ -18,6 +18,7 @@ from alexnet_export.pipeline import export_release
 from alexnet_export.publish import Release
 
 _skipped: list[str] = []
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -124,13 +124,28 @@ def test_a_repository_without_a_release_gets_one(clone):
     assert "alexnet-export train" not in planned
 
 
+def test_a_release_that_was_rolled_back_does_not_come_again_by_serving(clone):
+    files = built(clone)
+    (files["release"].parent.parent / "1").mkdir()
+    (files["release"].parent.parent / "1/manifest.json").touch()
+    os.utime(files["release"].parent.parent / "1/manifest.json", (0, 0))
+    shutil.rmtree(files["release"].parent)
+    planned = make(clone, "-n", "serve", "ACCELERATOR=cpu").stdout
+    assert "alexnet-server serve" in planned
+    assert "alexnet-export" not in planned
+
+
+def test_a_path_with_a_space_is_refused_before_make_misreads_it(clone):
+    assert "cannot work with spaces" in make(clone, "-n", "train", "DATA_DIR=my photos").stderr
+
+
 def test_other_data_is_never_taken_for_the_digits(clone, tmp_path):
     built(clone)
     (tmp_path / "photos/train/cat").mkdir(parents=True)
     planned = make(
         clone, "-n", "export", "ACCELERATOR=cpu", "DATA=folder", f"DATA_DIR={tmp_path}/photos", "REPOSITORY=build/mine"
     ).stdout
-    assert f"train --output build/photos/checkpoint --data folder --data-dir {tmp_path}/photos" in planned
+    assert re.search(rf"train --output build/photos-\d+/checkpoint --data folder --data-dir {tmp_path}/photos", planned)
     assert "--repository build/mine" in planned
 
 

@@ -86,7 +86,11 @@ def evaluate(
     if sheet is not None:
         from alexnet_client.sheet import draw_sheet
 
-        draw_sheet(evaluation.answered, sheet)
+        try:
+            draw_sheet(evaluation.answered, sheet)
+        except ClientError as error:
+            _complain(str(error))
+            sheet = None
     if not as_json:
         console.print(_evaluation_table(evaluation.answered, rows))
         console.print(f"{evaluation.right} of {len(evaluation.answered)} right. Images: {folder}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -91,10 +92,14 @@ class Client:
     """
 
     def __init__(self, target: str = DEFAULT_TARGET, *, model: str = "alexnet", timeout_s: float = 10.0) -> None:
-        if timeout_s <= 0:
-            raise BadInput(f"timeout_s must be positive, got {timeout_s}")
+        if not 0 < timeout_s < math.inf:
+            raise BadInput(f"timeout_s must be positive and finite, got {timeout_s}")
+        host, _, port = target.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise BadInput(f"{target}: not an address of the form host:port")
         self.target, self.model, self.timeout_s = target, model, timeout_s
         self._transport = Transport(target)
+        self._asking = asyncio.Lock()  # many callers at once ask for signature and labels once
         self._signature: ModelSignature | None = None
         self._labels: dict[str, tuple[str, ...]] = {}
 
@@ -150,9 +155,16 @@ class Client:
         return await self._signature_by(self._deadline(timeout_s))
 
     async def ready(self, *, timeout_s: float | None = None) -> bool:
-        """Whether the server and the model are ready."""
+        """Whether the server and the model are ready, proved by an inference.
+
+        Raises:
+            ClientError: they say so, but do not answer.
+        """
         deadline = self._deadline(timeout_s)
-        return await self._transport.ready(deadline) and await self._transport.model_ready(self.model, deadline)
+        if not await self._transport.ready(deadline) or not await self._transport.model_ready(self.model, deadline):
+            return False
+        await self._ask_labels("", deadline)  # Triton 2.51 stays "ready" with a dead backend; an answer is proof
+        return True
 
     async def server_version(self, *, timeout_s: float | None = None) -> str:
         """Triton's version, such as "2.51.0"."""
@@ -161,12 +173,14 @@ class Client:
     async def labels(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
         """Class names of the release that serves now, in the order of the logits."""
         deadline = self._deadline(timeout_s)
-        return await self._labels_of(None, deadline)
+        return self._labels[await self._ask_labels("", deadline)]
 
     def _deadline(self, timeout_s: float | None) -> Deadline:
         return Deadline.after(self.timeout_s if timeout_s is None else timeout_s)
 
     async def _infer(self, images: Pixels, deadline: Deadline) -> BatchAnswer:
+        if not isinstance(images, np.ndarray):
+            raise BadInput(f"a batch is uint8 [N, 224, 224, 3], not a {type(images).__name__}")
         signature = await self._signature_by(deadline)
         request = codec.encode_request(self.model, {signature.input_name: images}, (LOGITS, PROBABILITIES))
         response = await self._transport.infer(request, deadline)
@@ -178,38 +192,48 @@ class Client:
         return BatchAnswer(tensors[LOGITS], tensors[PROBABILITIES], response.model_version)
 
     async def _signature_by(self, deadline: Deadline) -> ModelSignature:
-        if self._signature is None:
-            metadata = await self._transport.model_metadata(self.model, deadline)
-            config = (await self._transport.model_config(self.model, deadline)).config
-            outputs = {output.name: tuple(output.shape) for output in metadata.outputs}
-            if len(metadata.inputs) != 1 or PROBABILITIES not in outputs or LOGITS not in outputs:
-                raise BadInput(
-                    f"{self.target}: model {self.model} is not an image classifier of this project, it has inputs "
-                    f"{[tensor.name for tensor in metadata.inputs]} and outputs {list(outputs)}"
-                )
-            self._signature = ModelSignature(
-                input_name=metadata.inputs[0].name,
-                input_shape=tuple(metadata.inputs[0].shape),
-                classes=outputs[PROBABILITIES][-1],
-                max_batch_size=config.max_batch_size,
-                versions=tuple(metadata.versions),
-            )
-        return self._signature
+        async with self._asking:
+            if self._signature is None:
+                self._signature = await self._ask_signature(deadline)
+            return self._signature
 
-    async def _labels_of(self, version: str | None, deadline: Deadline) -> tuple[str, ...]:
-        """Ask for the names once a release, with a blank image: the protocol gives names only with an answer."""
-        if version is None or version not in self._labels:
-            signature = await self._signature_by(deadline)
-            blank = np.zeros((1, *signature.input_shape[1:]), np.uint8)
-            request = codec.encode_request(
-                self.model,
-                {signature.input_name: blank},
-                (PROBABILITIES,),
-                version=version or "",
-                classes=signature.classes,
+    async def _ask_signature(self, deadline: Deadline) -> ModelSignature:
+        metadata = await self._transport.model_metadata(self.model, deadline)
+        config = (await self._transport.model_config(self.model, deadline)).config
+        outputs = {output.name: tuple(output.shape) for output in metadata.outputs}
+        if len(metadata.inputs) != 1 or PROBABILITIES not in outputs or LOGITS not in outputs:
+            raise BadInput(
+                f"{self.target}: model {self.model} is not an image classifier of this project, it has inputs "
+                f"{[tensor.name for tensor in metadata.inputs]} and outputs {list(outputs)}"
             )
-            response = await self._transport.infer(request, deadline)
-            named = dict(codec.parse_class(text) for text in codec.decode_response(response)[PROBABILITIES].ravel())
-            version = response.model_version
-            self._labels[version] = tuple(named.get(index, str(index)) for index in range(signature.classes))
+        return ModelSignature(
+            input_name=metadata.inputs[0].name,
+            input_shape=tuple(metadata.inputs[0].shape),
+            classes=outputs[PROBABILITIES][-1],
+            max_batch_size=config.max_batch_size,
+            versions=tuple(metadata.versions),
+        )
+
+    async def _labels_of(self, version: str, deadline: Deadline) -> tuple[str, ...]:
+        if version not in self._labels:
+            await self._signature_by(deadline)
+            async with self._asking:
+                if version not in self._labels:
+                    await self._ask_labels(version, deadline)
         return self._labels[version]
+
+    async def _ask_labels(self, version: str, deadline: Deadline) -> str:
+        """Ask for the names with a blank image (the protocol gives names only with an answer); the release's version."""
+        signature = self._signature or await self._signature_by(deadline)
+        blank = np.zeros((1, *signature.input_shape[1:]), np.uint8)
+        request = codec.encode_request(
+            self.model,
+            {signature.input_name: blank},
+            (PROBABILITIES,),
+            version=version,
+            classes=signature.classes,
+        )
+        response = await self._transport.infer(request, deadline)
+        named = dict(codec.parse_class(text) for text in codec.decode_response(response)[PROBABILITIES].ravel())
+        self._labels[response.model_version] = tuple(named.get(index, str(index)) for index in range(signature.classes))
+        return str(response.model_version)

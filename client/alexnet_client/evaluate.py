@@ -13,9 +13,7 @@ from rich.progress import track
 
 from alexnet_client.client import Classification, Client
 from alexnet_client.errors import BadInput, ImageError
-from alexnet_client.images import load_pixels
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+from alexnet_client.images import SUFFIXES, load_pixels
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from alexnet_client.errors import BadInput
 from alexnet_client.evaluate import Answered
 from alexnet_client.images import load_pixels
 
@@ -15,7 +16,7 @@ RIGHT, WRONG, PAPER, FONT_SIZE = "#2e7d32", "#c62828", "white", 13
 
 
 def draw_sheet(answered: Sequence[Answered], path: Path) -> None:
-    """Write the picture as PNG; mistakes come first."""
+    """Write the picture as PNG; mistakes come first. Raises ``BadInput`` if it cannot be written."""
     ordered = sorted(answered, key=lambda one: one.right)
     columns = min(COLUMNS, len(ordered))
     rows = -(-len(ordered) // columns)
@@ -32,5 +33,8 @@ def draw_sheet(answered: Sequence[Answered], path: Path) -> None:
         pen.text((x, y + THUMB + 3), said, fill=colour, font=font)
         if not one.right:
             pen.text((x, y + THUMB + 16), f"truth: {one.truth}", fill=colour, font=font)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise BadInput(f"{path}: the picture cannot be written there ({error.strerror})") from None

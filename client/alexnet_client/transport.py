@@ -78,10 +78,6 @@ class Transport:
         """Run one inference request; raises ``ClientError``."""
         return await self._call(self._stub.ModelInfer, request, deadline)
 
-    async def live(self, deadline: Deadline) -> bool:
-        """Whether the server process answers."""
-        return bool((await self._call(self._stub.ServerLive, service_pb2.ServerLiveRequest(), deadline)).live)
-
     async def ready(self, deadline: Deadline) -> bool:
         """Whether the server and all its models are ready."""
         return bool((await self._call(self._stub.ServerReady, service_pb2.ServerReadyRequest(), deadline)).ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Never
@@ -57,7 +58,12 @@ def serve(
             code = server.wait()
     except LaunchError as error:
         _fail(error)
-    console.print("Triton has stopped." if code == 0 else f"Triton ended by itself, exit code {code}.")
+    how = (
+        "has stopped."
+        if code == 0
+        else f"was {'killed' if server.stopping else 'ended from outside'}, exit code {code}."
+    )
+    console.print(f"Triton {how}")
     raise typer.Exit(code)
 
 
@@ -83,6 +89,7 @@ def doctor(
 
 def main() -> None:
     """Entry point."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime would report to its makers otherwise
     app()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -40,8 +41,10 @@ def check_all(options: ServerOptions) -> Iterator[Check]:
     yield check_libpython()
     yield check_wheel()
     yield check_onnxruntime()
-    yield check_shared_memory(SHARED_MEMORY_MOUNT, models=len(list(_models(options.repository))))
+    yield check_shared_memory(SHARED_MEMORY_MOUNT, models=len(models(options.repository)))
     yield check_repository(options.repository)
+    if options.config_name:
+        yield check_config_name(options.repository, options.config_name)
     for purpose, port in options.ports.items():
         yield check_port(options.address, port, purpose)
 
@@ -115,17 +118,25 @@ def check_repository(repository: Path) -> Check:
     """Every model needs a configuration and a version; a model repository without models is of no use."""
     if not repository.is_dir():
         return Check("model repository", f"{repository}: missing", "name the model repository with --repository")
-    models = list(_models(repository))
-    if not models:
+    found = models(repository)
+    if not found:
         return Check("model repository", f"{repository}: no model in it", "it should hold <model>/config.pbtxt")
-    unpublished = [model.name for model in models if not _versions(model)]
+    unpublished = [model.name for model in found if not _versions(model)]
     if unpublished:
         return Check(
             "model repository",
             f"{repository}: no published version of {', '.join(unpublished)}",
             "`make export` publishes one",
         )
-    return Check("model repository", ", ".join(f"{model.name} version {max(_versions(model))}" for model in models))
+    return Check("model repository", ", ".join(f"{model.name} version {max(_versions(model))}" for model in found))
+
+
+def check_config_name(repository: Path, name: str) -> Check:
+    """Triton takes config.pbtxt in silence where a named configuration is missing."""
+    having = [model.name for model in models(repository) if (model / "configs" / f"{name}.pbtxt").is_file()]
+    if not having or "/" in name:
+        return Check("configuration", f"no model has configs/{name}.pbtxt", "name one that exists with --config-name")
+    return Check("configuration", f"configs/{name}.pbtxt of {', '.join(having)}")
 
 
 def check_port(address: str, port: int, purpose: str) -> Check:
@@ -157,10 +168,10 @@ def port_owner(port: int) -> str:
     return ""
 
 
-def _models(repository: Path) -> Iterator[Path]:
-    if repository.is_dir():
-        yield from sorted(path for path in repository.iterdir() if (path / "config.pbtxt").is_file())
+def models(repository: Path) -> list[Path]:
+    """The directories of a repository's models."""
+    return sorted(path.parent for path in repository.glob("*/config.pbtxt"))
 
 
 def _versions(model: Path) -> list[int]:
-    return [int(path.name) for path in model.iterdir() if path.is_dir() and path.name.isdigit()]
+    return [int(path.name) for path in model.iterdir() if path.is_dir() and re.fullmatch("[1-9][0-9]*", path.name)]

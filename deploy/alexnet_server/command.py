@@ -43,9 +43,11 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         try:
-            loopback = ipaddress.ip_address(self.address).is_loopback
+            loopback = ipaddress.IPv4Address(self.address).is_loopback
         except ValueError:
-            raise LaunchError(f"--address {self.address}: not an IP address") from None
+            raise LaunchError(f"--address {self.address}: not an IPv4 address such as 127.0.0.1") from None
+        if len(set(self.ports.values())) < len(self.ports):
+            raise LaunchError(f"each purpose needs a port of its own, got {self.ports}")
         if not loopback:
             raise LaunchError(
                 f"--address {self.address}: this Triton (2.51) has 57 published vulnerabilities and is fit for loopback "
@@ -64,13 +66,14 @@ class ServerOptions:
         return f"{self.address}:{self.grpc_port}"
 
 
-def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_key: str) -> list[str]:
+def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_key: str, shm_prefix: str) -> list[str]:
     """Tritonserver's argument vector: loopback, no model control, no auto-complete, administration by key only."""
     restriction = f"{RESTRICTED}:{ADMIN_KEY_NAME}={admin_key}"
     flags = [
         f"--model-repository={options.repository.resolve()}",
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--backend-config=python,stub-timeout-seconds=120",  # 30 is too short to load a large graph on two cores
         "--model-control-mode=none",
         "--disable-auto-complete-config",
@@ -118,4 +121,5 @@ def environment(triton: Triton, *, libpython: Path, interpreter: Path, inherited
         **{key: value for key, value in inherited.items() if key in _KEPT_VARIABLES},
         "PATH": f"{interpreter.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LD_LIBRARY_PATH": f"{triton.libraries}:{libpython.parent}",
+        "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime 1.32 would report to its makers otherwise
     }

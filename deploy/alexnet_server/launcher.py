@@ -7,16 +7,17 @@ import ctypes
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from alexnet_client.errors import ClientError
-from alexnet_server.checks import check_all
+from alexnet_server.checks import SHARED_MEMORY_MOUNT, check_all, models
 from alexnet_server.command import ServerOptions, arguments, environment
 from alexnet_server.errors import LaunchError
 from alexnet_server.ready import wait_until_serving
@@ -31,16 +32,19 @@ KILL_AFTER_S = 10
 class Server:
     """A running tritonserver. Made by ``start``; must be ended by ``stop`` or ``wait``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], options: ServerOptions, log: Path | None) -> None:
-        self.process, self.options, self.log = process, options, log
-        self._stopping = False
+    def __init__(
+        self, process: subprocess.Popen[bytes], options: ServerOptions, log: Path | None, shm_prefix: str
+    ) -> None:
+        self.process, self.options, self.log, self._shm_prefix = process, options, log, shm_prefix
+        self.stopping = False
+        """Whether somebody has asked it to stop."""
         self.companion: subprocess.Popen[bytes] | None = None
         """A command that runs as long as the server does; signals are passed on to it too."""
 
     @property
     def models(self) -> list[str]:
         """Names of the models in the repository."""
-        return sorted(path.parent.name for path in self.options.repository.glob("*/config.pbtxt"))
+        return [model.name for model in models(self.options.repository)]
 
     def wait_until_serving(self, timeout_s: float) -> None:
         """Wait until every model has answered.
@@ -56,22 +60,28 @@ class Server:
         except ClientError as error:
             self.stop()
             raise LaunchError(f"Triton started but does not serve: {error}{self._last_words()}") from error
-        if self._stopping:
+        if self.stopping:
             raise LaunchError("stopped before it served")
         if not serving:
             raise LaunchError(f"Triton ended while starting, exit code {self.process.returncode}{self._last_words()}")
 
     def forward(self, number: int, _frame: FrameType | None) -> None:
         """Signal handler: ask the server to drain and stop; a second Ctrl-C kills it."""
-        impatient = self._stopping and number == signal.SIGINT
-        self._stopping = True
+        impatient = self.stopping and number == signal.SIGINT
+        self.stopping = True
         self.process.send_signal(signal.SIGKILL if impatient else signal.SIGTERM)
-        if self.companion is not None:
-            self.companion.send_signal(number)
+        if self.companion is not None and number == signal.SIGTERM:  # Ctrl-C reaches it by the terminal
+            self.companion.terminate()
 
     def wait(self) -> int:
         """Wait for the end; the exit code, or 128 plus the signal that ended it, as a shell counts."""
-        return _exit_code(self.process.wait())
+        code = self.process.wait()
+        with suppress(ProcessLookupError):
+            # A backend process that was still starting outlives Triton; it is in Triton's process group.
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for left_over in SHARED_MEMORY_MOUNT.glob(f"{self._shm_prefix}*"):
+            left_over.unlink(missing_ok=True)
+        return _exit_code(code)
 
     def stop(self) -> int:
         """Let it finish what it has accepted, stop it, and return its exit code."""
@@ -107,7 +117,11 @@ def start(options: ServerOptions, *, log: Path | None = None) -> Server:
     triton, libpython = find_triton(), shared_libpython()
     assert libpython is not None  # checked above
     command = arguments(
-        options, triton, assemble_backends(triton, cache_directory()), admin_key=secrets.token_urlsafe(32)
+        options,
+        triton,
+        assemble_backends(triton, cache_directory()),
+        admin_key=secrets.token_urlsafe(32),
+        shm_prefix=(shm_prefix := f"alexnet_{os.getpid()}_{secrets.token_hex(4)}_"),
     )
     variables = environment(triton, libpython=libpython, interpreter=Path(sys.executable), inherited=os.environ)
     with _output(log) as output:
@@ -118,9 +132,9 @@ def start(options: ServerOptions, *, log: Path | None = None) -> Server:
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
             process_group=0,  # Ctrl-C goes to the launcher alone, which asks for an orderly end
-            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  no other thread runs yet
+            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  it allocates nothing and takes no lock
         )
-    return Server(process, options, log)
+    return Server(process, options, log, shm_prefix)
 
 
 @contextmanager
@@ -143,11 +157,10 @@ def run_with_server(options: ServerOptions, command: Sequence[str], *, log: Path
     Raises:
         LaunchError: the server could not be started, or the command does not exist.
     """
+    if shutil.which(command[0]) is None:
+        raise LaunchError(f"{command[0]}: no such program, so Triton is not started for it")
     with running(options, log=log, timeout_s=timeout_s) as server:
-        try:
-            server.companion = subprocess.Popen(command)
-        except OSError as error:
-            raise LaunchError(f"{command[0]}: cannot be run ({error.strerror})") from error
+        server.companion = subprocess.Popen(command, preexec_fn=_die_with(os.getpid()))  # noqa: PLW1509  as above
         return _exit_code(server.companion.wait())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -66,8 +67,10 @@ def train(
     def work() -> dict[str, Any]:
         keep_freed_memory()
         dataset = open_dataset(data, directory=data_dir, seed=seed, flip=flip)
+        if not math.isfinite(epochs):
+            raise UserError(f"--epochs must be a number, got {epochs}")
         epoch = max(1, len(dataset.train) // max(1, batch_size))
-        quick = data == "digits"  # the demo: one validation canvas a digit is enough to follow it
+        quick = data == "digits"  # the demo: a quarter of the validation canvases is enough to follow it
         wanted = steps or round(epochs * epoch) or (TrainOptions.steps if quick else DEFAULT_EPOCHS * epoch)
         options = TrainOptions(
             steps=wanted,
@@ -106,7 +109,7 @@ def export(
     from alexnet_export.pipeline import export_release
 
     def work() -> dict[str, Any]:
-        if (checkpoint is None) == (weights is None):
+        if bool(checkpoint) == bool(weights):
             raise UserError("give either --checkpoint DIRECTORY or --weights FILE")
         source = _imported(weights, labels) if weights else checkpoints.load(checkpoint)  # type: ignore[arg-type]
         dataset = open_dataset(data, directory=data_dir)
@@ -162,6 +165,7 @@ def samples(
 
 def main() -> None:
     """Entry point."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would report to its makers otherwise
     # It warns that torchvision's operators are absent, which this network does not use.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     app()

@@ -47,8 +47,18 @@ class DataSet:
     validation: Split
     test: Split
 
-    def split(self, name: SplitName) -> Split:
-        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+def check_labels(labels: Sequence[str], origin: Path) -> None:
+    """Refuse class names that a list of one name a line cannot hold.
+
+    Raises:
+        UserError: there are fewer than two, one is there twice, or has a line break or bytes that are no text.
+    """
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise UserError(f"{origin}: at least two class names are needed, none of them twice")
+    odd = next((label for label in labels if not label.isprintable() or not label.strip()), None)
+    if odd is not None:
+        raise UserError(f"{origin}: the class name {odd!r} has characters that cannot be printed; rename it")
 
 
 def open_dataset(kind: str, *, directory: Path | None = None, seed: int = 0, flip: bool = True) -> DataSet:
@@ -88,9 +98,11 @@ def training_batches(
 
 
 def evaluation_batches(split: Split, *, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """Each sample of a split once, in order; or ``limit`` of them, spread evenly, because folders come by class."""
+    """Each sample of a split once, in order; or ``limit`` of them, the same random ones each time: folders come by class."""
     count = len(split) if limit is None else min(limit, len(split))
-    order = [(0, place * len(split) // count) for place in range(count)]
+    order = [(0, index) for index in range(count)]
+    if count < len(split):
+        order = [(0, int(index)) for index in np.random.default_rng(0).permutation(len(split))[:count]]
     for start in range(0, count, batch_size):
         yield _collate([_Addressed(split)[address] for address in order[start : start + batch_size]])
 

@@ -14,10 +14,9 @@ import numpy as np
 
 from alexnet_client import images
 from alexnet_client.errors import ImageError
-from alexnet_export.data import DataSet, Pixels, SplitName, Unreadable
+from alexnet_export.data import DataSet, Pixels, SplitName, Unreadable, check_labels
 from alexnet_export.errors import UserError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 DIRECTORIES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("val", "validation"),
@@ -48,7 +47,7 @@ class ImageFolder:
         if not self.augment:
             return images.load_pixels(path)
         random = np.random.default_rng((self.seed, epoch, index))
-        image = np.asarray(images.resize_short_side(images.open_image(path)))
+        image = np.asarray(images.resize_short_side(images.open_image(path), name=str(path)))
         top = random.integers(image.shape[0] - images.CROP + 1)
         left = random.integers(image.shape[1] - images.CROP + 1)
         crop = image[top : top + images.CROP, left : left + images.CROP]
@@ -72,8 +71,9 @@ def open_folder(directory: Path, *, seed: int = 0, flip: bool = True) -> DataSet
     labels = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
     if len(labels) < 2:
         raise UserError(f"{train}: holds {len(labels)} class directories, at least two are needed")
+    check_labels(labels, train)
     return DataSet(
-        f"folder {directory.name}",
+        f"folder {directory.name}" + ("" if flip else ", not mirrored"),
         labels,
         train=ImageFolder(_files(train, labels), seed, augment=True, flip=flip),
         validation=ImageFolder(_files(validation, labels), seed),
@@ -93,7 +93,7 @@ def _files(directory: Path, labels: tuple[str, ...]) -> tuple[tuple[Path, int], 
     for label, name in enumerate(labels):
         if not (directory / name).is_dir():
             raise UserError(f"{directory}: class {name} is missing; every class of train/ needs images there too")
-        files = sorted(path for path in (directory / name).iterdir() if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in (directory / name).iterdir() if path.suffix.lower() in images.SUFFIXES)
         if not files:
             raise UserError(f"{directory / name}: class {name} is empty, no JPEG, PNG or WebP file in it")
         found += [(path, label) for path in files]

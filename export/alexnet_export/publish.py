@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,10 +44,11 @@ class Release:
             UserError: the manifest is missing or damaged.
         """
         try:
-            manifest: dict[str, Any] = json.loads((self.directory / MANIFEST).read_text())
-            return manifest
-        except (OSError, json.JSONDecodeError) as error:
-            raise UserError(f"{self.directory / MANIFEST}: missing or damaged ({error}); publish again") from None
+            return dict(json.loads((self.directory / MANIFEST).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{self.directory / MANIFEST}: missing or damaged ({error}); restore it, or delete that version"
+            ) from None
 
 
 def releases(repository: Path, model: str = MODEL) -> list[Release]:
@@ -54,7 +56,7 @@ def releases(repository: Path, model: str = MODEL) -> list[Release]:
     directory = repository / model
     if not directory.is_dir():
         return []
-    numbered = [path for path in directory.iterdir() if path.is_dir() and path.name.isdigit()]
+    numbered = [path for path in directory.iterdir() if path.is_dir() and re.fullmatch("[1-9][0-9]*", path.name)]
     return [Release(path) for path in sorted(numbered, key=lambda path: int(path.name))]
 
 
@@ -89,8 +91,11 @@ def publish(
             before = {path: _text(path) for path in (directory / "labels.txt", directory / "config.pbtxt")}
             try:
                 _fill(staged, files, {**manifest, "model": model, "version": version, "labels": list(labels)})
-                _replace_if_other(directory / "labels.txt", "".join(f"{label}\n" for label in labels))
-                _replace_if_other(directory / "config.pbtxt", render_config(model, classes=len(labels)))
+                names = "".join(f"{label}\n" for label in labels)
+                if _text(directory / "config.pbtxt") is None or _text(directory / "labels.txt") != names:
+                    # Only for other classes: what a user has tuned in config.pbtxt stays.
+                    _replace_if_other(directory / "labels.txt", names)
+                    _replace_if_other(directory / "config.pbtxt", render_config(model, classes=len(labels)))
                 staged.chmod(0o755)
                 staged.rename(directory / str(version))
                 flush(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -29,7 +30,8 @@ def write_samples(dataset: DataSet, directory: Path, *, count: int, seed: int = 
     Raises:
         UserError: ``directory`` holds something else than such images, or cannot be written.
     """
-    if directory.exists() and any(path.is_file() or path.name not in dataset.labels for path in directory.iterdir()):
+    files = [path for path in directory.rglob("*") if not path.is_dir()] if directory.is_dir() else [directory]
+    if directory.exists() and not all(_is_sample(path) for path in files):
         raise UserError(f"{directory}: holds other files than sample images; choose another directory")
     order = np.random.default_rng(seed).permutation(len(dataset.test))[:count]
     written = 0
@@ -54,3 +56,8 @@ def write_samples(dataset: DataSet, directory: Path, *, count: int, seed: int = 
         finally:
             shutil.rmtree(staged, ignore_errors=True)
     return written
+
+
+def _is_sample(path: Path) -> bool:
+    """Whether a file has the name that a sample would have there."""
+    return re.fullmatch(rf"{re.escape(path.parent.name)}-\d{{5}}\.png", path.name) is not None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from alexnet_export.atomic import replace_file, sha256_file
+from alexnet_export.atomic import replace_file, sha256_file, writing
 from alexnet_export.checkpoint import Checkpoint, read_state_dict
+from alexnet_export.data import check_labels
 from alexnet_export.errors import UserError
 from alexnet_export.model import IMAGENET, check_state_dict
 
@@ -34,8 +35,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         labels = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a list of labels ({error})") from None
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise UserError(f"{path}: needs at least two class names, one a line, none of them twice")
+    check_labels(labels, path)
     return labels
 
 
@@ -82,7 +82,8 @@ def download_imagenet(
     target = cache / url.rsplit("/", 1)[-1]
     if target.exists() and sha256_file(target).startswith(sha256_prefix):
         return target
-    cache.mkdir(parents=True, exist_ok=True)
+    with writing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
     with replace_file(target) as temporary:
         try:
             # The address is the constant above, or a test's; what comes is checked by its hash.
@@ -91,7 +92,7 @@ def download_imagenet(
                 while block := response.read(1 << 20):
                     file.write(block)
                     on_bytes(file.tell(), total)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
             reason = getattr(error, "reason", error)
             raise UserError(
                 f"{url}: cannot be downloaded ({reason}); fetch it elsewhere and give it as --weights FILE"

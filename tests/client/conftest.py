@@ -49,7 +49,7 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request, context):  # noqa: N802
         self.requests.append(request)
         if self.hang:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "")
+            await asyncio.Event().wait()
         if self.fail:
             await context.abort(*self.fail)
         images = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(tuple(request.inputs[0].shape))

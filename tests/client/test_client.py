@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import grpc
 import numpy as np
 import pytest
@@ -78,10 +81,30 @@ async def test_an_overloaded_server_is_told_from_a_dead_one(scripted, free_port)
 
 async def test_the_deadline_covers_the_whole_call(scripted):
     server, target = scripted
-    server.hang = True
-    async with Client(target) as client:
+    async with Client(target, timeout_s=30) as client:
+        await client.classify(image(0))
+        server.hang = True
+        started = time.monotonic()
         with pytest.raises(TimedOut, match=r"no answer within 0\.5 s"):
             await client.classify(image(0), timeout_s=0.5)
+        assert 0.4 < time.monotonic() - started < 5
+
+
+async def test_many_callers_at_once_ask_for_the_labels_once(scripted):
+    server, target = scripted
+    async with Client(target) as client:
+        answers = await asyncio.gather(*(client.classify(image(number % 3)) for number in range(20)))
+    assert [answer.top[0].index for answer in answers] == [number % 3 for number in range(20)]
+    assert len(server.requests) == 20 + 1
+
+
+async def test_ready_is_proved_by_an_answer(scripted):
+    server, target = scripted
+    async with Client(target) as client:
+        assert await client.ready()
+        server.fail = (grpc.StatusCode.INTERNAL, "Stub process is not healthy")
+        with pytest.raises(ServerFault, match="Stub process is not healthy"):
+            await client.ready()
 
 
 @pytest.mark.parametrize("lost", ["logits", "probabilities"])
@@ -111,6 +134,11 @@ async def test_nonsense_options_are_refused_at_once(scripted):
     _, target = scripted
     with pytest.raises(BadInput):
         Client(target, timeout_s=0)
+    for nowhere in ("127.0.0.1", "127.0.0.1:99999", ":8001", "127.0.0.1:http"):
+        with pytest.raises(BadInput, match="not an address of the form host:port"):
+            Client(nowhere)
     async with Client(target) as client:
         with pytest.raises(BadInput):
             await client.classify(image(0), top=0)
+        with pytest.raises(BadInput, match="not a list"):
+            await client.infer([1, 2])

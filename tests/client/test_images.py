@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from alexnet_client import images
 from alexnet_client.errors import ImageError
@@ -65,6 +65,35 @@ def test_exif_orientation_is_applied():
     assert np.array_equal(images.load_pixels(turned), images.load_pixels(upright))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone_as_pillow_undoes_it(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.open(io.BytesIO(encoded(gradient(256, 300), exif=exif)))
+    assert np.array_equal(np.asarray(images.upright_rgb(image)), np.asarray(ImageOps.exif_transpose(image)))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_damaged_exif_block_does_not_spoil_the_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x8298] = "me"
+    whole = encoded(gradient(256, 300), "JPEG", exif=exif)
+    at = whole.index(b"Exif\0\0") + 6
+    crashed = []
+    for place in range(at, at + 40):
+        for value in (0x00, 0x0B, 0xFF):
+            source = whole[:place] + bytes([value]) + whole[place + 1 :]
+            crashed += [] if images.load_pixels(source).shape == (224, 224, 3) else [place]
+    assert not crashed
+
+
+def test_sixteen_bits_are_scaled_to_eight():
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)
+    pixels = images.load_pixels(encoded(Image.fromarray(np.tile(ramp, (256, 1)))))
+    assert np.array_equal(pixels[0, :, 0], np.arange(256)[16:240])
+
+
 def test_transparency_is_laid_on_white():
     clear = Image.new("RGBA", (256, 256), (200, 0, 0, 0))
     assert (images.load_pixels(clear) == 255).all()
@@ -88,6 +117,8 @@ def test_every_common_mode_becomes_rgb(mode):
         (".", "a directory"),
         (np.zeros((224, 224, 3), np.float32), "this one is float32"),
         (np.zeros((10, 10, 3), np.uint8), r"\[10, 10, 3\]"),
+        (None, "a NoneType is no image"),
+        (Image.new("RGB", (0, 0)), "there is nothing in it"),
     ],
 )
 def test_what_is_no_image_is_refused_with_the_reason(source, says):

@@ -80,6 +80,9 @@ def test_evaluate_counts_what_was_right_and_draws_it(target, picture, tmp_path):
     assert summary["triton_version"] == "9.9.9"
     assert 0 < summary["p50_ms"] <= summary["p99_ms"]
     assert "broken.png" in result.stderr
+    elsewhere = run("evaluate", tmp_path / "photos", "-t", target, "--sheet", tmp_path)
+    assert "the picture cannot be written there" in elsewhere.stderr
+    assert last_json(elsewhere)["images"] == 4
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     assert (sheet == (0xC6, 0x28, 0x28)).all(2).any(), "the mistake is framed in red"
 

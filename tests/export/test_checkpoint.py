@@ -94,9 +94,9 @@ def test_missing_weights_are_named(saved):
         checkpoints.load(saved)
 
 
-@pytest.mark.parametrize("card", ["", "{}", "[]", '{"weights": 3}'])
+@pytest.mark.parametrize("card", [b"", b"{}", b"[]", b'{"weights": 3}', b"\xff\xfe\x00"])
 def test_a_damaged_card_is_refused(saved, card):
-    (saved / "checkpoint.json").write_text(card)
+    (saved / "checkpoint.json").write_bytes(card)
     with pytest.raises(UserError, match="not a checkpoint card"):
         checkpoints.load(saved)
 
@@ -118,6 +118,14 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path):
     with pytest.raises(UserError, match="not a PyTorch state dict"):
         checkpoints.read_state_dict(tmp_path / "bomb.pt")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"hello", b"\xff\xd8\xff\xe0JFIF", b"PK\x03\x04", bytes(100)])
+def test_any_other_file_is_refused_without_bad_advice(tmp_path, content):
+    (tmp_path / "other.pth").write_bytes(content)
+    with pytest.raises(UserError, match="not a PyTorch state dict") as refused:
+        checkpoints.read_state_dict(tmp_path / "other.pth")
+    assert "weights_only" not in str(refused.value)
 
 
 def test_a_file_without_a_state_dict_is_refused(tmp_path):

@@ -105,8 +105,11 @@ def test_worker_processes_give_the_same_batches(folder):
 
 def test_a_limited_evaluation_sees_every_class(folder):
     split = open_dataset("folder", directory=folder).validation
-    batches = list(evaluation_batches(split, batch_size=4, limit=2))
-    assert [batch.labels.tolist() for batch in batches] == [[0, 1]]
+    batches = list(evaluation_batches(split, batch_size=4, limit=3))
+    assert set(batches[0].labels.tolist()) == {0, 1}
+    assert len(batches[0].labels) == 3
+    again = next(evaluation_batches(split, batch_size=4, limit=3))
+    assert torch.equal(batches[0].images, again.images)
 
 
 def test_a_folder_gives_its_classes_sorted_and_its_images_decoded(folder):
@@ -150,6 +153,7 @@ def test_unreadable_files_are_skipped_and_named(folder):
         (lambda folder: (folder / "val/dog").rename(folder / "dog"), "class dog is missing"),
         (lambda folder: picture(folder / "val/horse/1.png"), "classes that train/ lacks: horse"),
         (lambda folder: (folder / "train/dog").rename(folder / "dog"), "holds 1 class directories"),
+        (lambda folder: [picture(folder / part / "a\nb/1.png") for part in ("train", "val")], "cannot be printed"),
     ],
 )
 def test_a_folder_laid_out_otherwise_is_refused_with_the_reason(folder, spoil, says):

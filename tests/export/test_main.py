@@ -73,6 +73,10 @@ def test_a_failed_gate_publishes_nothing_and_exits_1(saved, tmp_path, monkeypatc
         (("train", "-o", "{tmp}/ck", "--batch-size", "0"), "--batch-size must be positive"),
         (("train", "-o", "/proc/ck", "--steps", "1"), "/proc/ck: cannot be written"),
         (("samples", "-o", "{tmp}/s", "--data", "imagenet"), "choose digits or folder"),
+        (("samples", "-o", "/etc/hostname"), "holds other files than sample images"),
+        (("export", "--checkpoint", "/etc/hostname"), "not a checkpoint card"),
+        (("export", "--weights", ""), "give either --checkpoint DIRECTORY or --weights FILE"),
+        (("train", "-o", "{tmp}/ck", "--epochs", "nan"), "--epochs must be a number"),
     ],
 )
 def test_a_mistake_is_one_clear_line(tmp_path, arguments, says):
@@ -99,6 +103,11 @@ def test_samples_never_delete_what_is_not_theirs(tmp_path):
     assert result.exit_code == 2
     assert "holds other files" in result.stderr
     assert (tmp_path / "mine.txt").exists()
+    photo = tmp_path / "photos/seven/holiday.png"
+    photo.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(photo)
+    assert run("samples", "-o", tmp_path / "photos").exit_code == 2
+    assert photo.exists(), "a directory whose names are the classes may hold somebody's photos"
     assert run("samples", "-o", tmp_path / "samples", "--count", 2).exit_code == 0
     assert run("samples", "-o", tmp_path / "samples", "--count", 3).exit_code == 0
     assert len(list((tmp_path / "samples").rglob("*.png"))) == 3

@@ -71,6 +71,19 @@ def test_versions_are_counted_as_numbers(repository, model):
     assert [release.version for release in releases(repository)] == [9, 10, 11]
 
 
+def test_a_tuned_configuration_stays(repository, model):
+    config = repository / "alexnet/config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 4"))
+    publish(repository, {"model.onnx": model}, LABELS, {})
+    assert "count: 4" in config.read_text()
+
+
+def test_directories_that_are_no_versions_are_left_alone(repository, model):
+    for name in ("²", "007", "backup"):
+        (repository / "alexnet" / name).mkdir()
+    assert publish(repository, {"model.onnx": model}, LABELS, {}).version == 2
+
+
 def test_other_classes_are_refused_because_older_releases_would_lie(repository, model):
     before = snapshot(repository)
     with pytest.raises(UserError, match="has 2 classes that are not these 3; publish into another repository"):
@@ -135,7 +148,7 @@ def _die_at(step: str, repository: Path, model: Path) -> None:
     publish(repository, {"model.onnx": model}, LABELS, {})
 
 
-@pytest.mark.parametrize("step", ["copyfile", "sha256_file", "flush", "write_text", "_replace_if_other", "rename"])
+@pytest.mark.parametrize("step", ["copyfile", "sha256_file", "flush", "write_text", "_text", "rename"])
 def test_a_kill_at_any_step_leaves_the_repository_as_it_was_and_the_next_try_cleans_up(repository, model, step):
     before = snapshot(repository)
     process = fork.Process(target=_die_at, args=(step, repository, model))
@@ -170,9 +183,10 @@ def test_a_repository_that_cannot_be_written_is_named(repository, model, monkeyp
 
 
 def test_a_damaged_manifest_is_named(repository):
-    (repository / "alexnet/1/manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"1/manifest\.json: missing or damaged"):
-        _ = releases(repository)[0].manifest
+    for content in (b"{", b"3", b"\xff"):
+        (repository / "alexnet/1/manifest.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"1/manifest\.json: missing or damaged .*or delete that version"):
+            _ = releases(repository)[0].manifest
 
 
 def test_a_repository_that_does_not_exist_has_no_releases(tmp_path):

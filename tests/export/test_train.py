@@ -88,6 +88,9 @@ def test_resuming_with_other_options_is_refused(few, tmp_path):
     other = TrainOptions(**{**SHORT.__dict__, "batch_size": 3})
     with pytest.raises(UserError, match="made with other options"):
         train(few, other, tmp_path, resume=True)
+    others = DataSet("other digits", few.labels, few.train, few.validation, few.test)
+    with pytest.raises(UserError, match="made with other options or data"):
+        train(others, SHORT, tmp_path, resume=True)
     (tmp_path / "resume.pt").write_bytes(b"half a file")
     with pytest.raises(UserError, match="damaged"):
         train(few, SHORT, tmp_path, resume=True)
@@ -100,6 +103,17 @@ def test_the_best_weights_are_kept_and_the_events_tell_the_story(few, tmp_path):
     evaluations = [event for event in events if isinstance(event, Evaluated)]
     assert evaluations[0].best
     assert checkpoint.made_by["validation_accuracy"] == max(event.accuracy for event in evaluations)
+    rates = [event.learning_rate for event in events if isinstance(event, StepDone)]
+    assert len(set(rates)) == 4, "the schedule goes on"
+    assert max(rates) <= SHORT.learning_rate
+
+
+def test_sgd_has_the_papers_momentum(few, tmp_path):
+    from alexnet_export.train import _Run
+
+    options = TrainOptions(optimizer="sgd", learning_rate=0.01)
+    group = _Run(few, options, tmp_path, None).optimizer.param_groups[0]
+    assert (group["momentum"], group["weight_decay"]) == (0.9, 5e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -148,6 +162,9 @@ def test_fine_tuning_for_other_classes_makes_a_new_last_layer(digits, checkpoint
         ({"optimizer": "adam"}, "--optimizer adam: unknown; choose one of adamw, sgd"),
         ({"schedule": "cyclic"}, "--schedule cyclic"),
         ({"precision": "fp8"}, "--precision fp8"),
+        ({"seed": -1}, "--seed must not be negative"),
+        ({"weight_decay": -0.1}, "--weight-decay must not be negative"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be positive"),
     ],
 )
 def test_nonsense_options_are_refused(wrong, says):

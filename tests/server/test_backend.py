@@ -221,14 +221,24 @@ def test_settings_reach_the_session_and_ignored_ones_the_log(backend, repository
     instance = backend.TritonPythonModel()
     parameters = {
         "intra_op_thread_count": {"string_value": "1"},
+        "inter_op_thread_count": {"string_value": "3"},
+        "execution_mode": {"string_value": "1"},
         "enable_mem_arena": {"string_value": "0"},
+        "enable_mem_pattern": {"string_value": "0"},
+        "session.use_device_allocator_for_initializers": {"string_value": "1"},
         "memory.enable_memory_arena_shrinkage": {"string_value": "cpu:0"},
         "colour": {"string_value": "blue"},
     }
-    instance.initialize(arguments(repository, parameters=parameters))
+    graph = {"graph": {"level": -1}}
+    instance.initialize(arguments(repository, parameters=parameters, optimization=graph))
     options = instance._session.get_session_options()
-    assert options.intra_op_num_threads == 1
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 3)
+    assert options.execution_mode == backend.ort.ExecutionMode.ORT_PARALLEL
+    assert options.graph_optimization_level == backend.ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert not options.enable_cpu_mem_arena
+    assert not options.enable_mem_pattern
+    assert options.get_session_config_entry("session.use_device_allocator_for_initializers") == "1"
+    assert instance._run_options.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
     assert backend.pb_utils.warnings == ["arithmetic: parameter colour: unknown to the onnxruntime backend, ignored"]
 
 

@@ -21,6 +21,7 @@ from alexnet_server.wheel import Triton, assemble_backends, find_triton, python_
 def repository(tmp_path) -> Path:
     (tmp_path / "models/alexnet/1").mkdir(parents=True)
     (tmp_path / "models/alexnet/10").mkdir()
+    (tmp_path / "models/alexnet/²").mkdir()
     (tmp_path / "models/alexnet/config.pbtxt").touch()
     return tmp_path / "models"
 
@@ -86,6 +87,14 @@ def test_a_repository_without_a_release_says_how_to_publish_one(repository):
     assert not checks.check_repository(repository / "alexnet").ok
 
 
+def test_a_named_configuration_must_exist(repository):
+    assert not checks.check_config_name(repository, "gpu").ok
+    (repository / "alexnet/configs").mkdir()
+    (repository / "alexnet/configs/gpu.pbtxt").touch()
+    assert checks.check_config_name(repository, "gpu").ok
+    assert not checks.check_config_name(repository, "../configs/gpu").ok
+
+
 def test_a_taken_port_names_the_program_that_holds_it():
     with socket.create_server(("127.0.0.1", 0)) as server:
         check = checks.check_port("127.0.0.1", server.getsockname()[1], "gRPC")
@@ -141,6 +150,7 @@ def test_doctor_lists_the_checks_and_tells_by_its_exit_code(repository, free_por
         (("serve", "-r", "nowhere"), "model repository: nowhere: missing. name the model repository"),
         (("serve", "--address", "0.0.0.0"), "fit for loopback only"),
         (("serve", "-r", "nowhere", "--", "true"), "nowhere: missing"),
+        (("serve", "model_repository"), "model_repository: no such program"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(arguments, says):

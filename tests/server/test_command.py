@@ -14,7 +14,9 @@ TRITON = Triton(Path("/site/pytriton/tritonserver"), "0.7.0")
 
 
 def flags(**options) -> list[str]:
-    return arguments(ServerOptions(Path("/models"), **options), TRITON, Path("/backends"), admin_key="s3cret")
+    return arguments(
+        ServerOptions(Path("/models"), **options), TRITON, Path("/backends"), admin_key="s3cret", shm_prefix="mine_"
+    )
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,7 @@ def flags(**options) -> list[str]:
     [
         "--model-repository=/models",
         "--backend-directory=/backends",
+        "--backend-config=python,shm-region-prefix-name=mine_",
         "--allow-http=false",
         "--grpc-address=127.0.0.1",
         "--grpc-port=8001",
@@ -54,20 +57,26 @@ def test_a_named_configuration_and_other_ports_are_passed_on():
     assert {"--model-config-name=gpu", "--grpc-port=1", "--metrics-port=2"} <= set(found)
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.5", "::"])
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.5"])
 def test_an_address_others_can_reach_is_refused_with_the_reason(address):
     with pytest.raises(LaunchError, match="57 published vulnerabilities and is fit for loopback only"):
         ServerOptions(Path("/models"), address=address)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9", "::1"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9"])
 def test_any_loopback_address_will_do(address):
     assert ServerOptions(Path("/models"), address=address).target == f"{address}:8001"
 
 
-def test_a_name_is_no_address():
-    with pytest.raises(LaunchError, match="not an IP address"):
-        ServerOptions(Path("/models"), address="localhost")
+@pytest.mark.parametrize("address", ["localhost", "::1", ""])
+def test_what_triton_cannot_listen_on_is_refused(address):
+    with pytest.raises(LaunchError, match=r"not an IPv4 address such as 127\.0\.0\.1"):
+        ServerOptions(Path("/models"), address=address)
+
+
+def test_one_port_for_two_purposes_is_refused():
+    with pytest.raises(LaunchError, match="each purpose needs a port of its own"):
+        ServerOptions(Path("/models"), grpc_port=8000, http_port=8000)
 
 
 def test_the_environment_holds_what_is_needed_and_nothing_of_the_callers_secrets():
@@ -77,4 +86,4 @@ def test_the_environment_holds_what_is_needed_and_nothing_of_the_callers_secrets
     )
     assert found["LD_LIBRARY_PATH"] == "/site/nvidia_pytriton.libs:/py/lib"
     assert found["PATH"].startswith("/venv/bin:")
-    assert set(found) == {"HOME", "LD_LIBRARY_PATH", "PATH"}
+    assert set(found) == {"HOME", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY", "PATH"}

@@ -138,7 +138,6 @@ def read_settings(
     if mode not in (0, 1):
         raise ConfigError(f"parameter execution_mode must be 0 (sequential) or 1 (parallel), got {mode}")
     level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
-    entries = {key: value for key, value in parameters.items() if key.startswith("session.") and key not in ignored}
     return Settings(
         graph_level=GRAPH_LEVELS.get(level, "all"),
         parallel=mode == 1,
@@ -147,7 +146,9 @@ def read_settings(
         mem_arena=_boolean(parameters, "enable_mem_arena"),
         mem_pattern=_boolean(parameters, "enable_mem_pattern"),
         arena_shrinkage=parameters.get("memory.enable_memory_arena_shrinkage", ""),
-        session_entries={key: entries[key] for key in entries if key in _SESSION_PARAMETERS},
+        session_entries={
+            key: value for key, value in parameters.items() if key.startswith("session.") and key in _SESSION_PARAMETERS
+        },
         providers=providers,
         ignored=tuple(ignored + skipped),
     )

@@ -1,0 +1,54 @@
+"""``make serve``, ``make classify`` and ``make demo`` as a user types them, against the real Triton."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def variables() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
+def test_serve_answers_classify_until_it_is_interrupted(repository, tmp_path, free_port):
+    port, metrics = free_port(), free_port()
+    common = [f"REPOSITORY={repository}", f"BUILD={tmp_path}", f"TARGET=127.0.0.1:{port}"]
+    serve = ["make", "serve", *common, f"SERVE_OPTIONS=--grpc-port {port} --metrics-port {metrics}"]
+    with subprocess.Popen(
+        serve, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=variables(), process_group=0
+    ) as serving:
+        try:
+            assert f"Serving alexnet: gRPC 127.0.0.1:{port}" in serving.stdout.readline()
+            classify = ["make", "classify", *common, "IMAGE=tests/golden/photo.jpg"]
+            done = subprocess.run(classify, cwd=ROOT, capture_output=True, text=True, env=variables(), check=True)
+            assert len(json.loads(done.stdout.splitlines()[-1])["answers"][0]["top"]) == 5
+        finally:
+            os.killpg(serving.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
+        assert "Triton has stopped." in serving.stdout.read()
+    refused = subprocess.run(classify, cwd=ROOT, capture_output=True, text=True, env=variables(), check=False)
+    assert refused.returncode != 0
+    assert "no server answers there, or it is stopping; start one or check the address" in refused.stderr
+
+
+def test_demo_walks_the_whole_road_and_ends_with_a_json_line(tmp_path, free_port):
+    port, metrics = free_port(), free_port()
+    command = [
+        *("make", "demo", f"REPOSITORY={tmp_path}/repository", f"BUILD={tmp_path}/build", f"TARGET=127.0.0.1:{port}"),
+        f"SERVE_OPTIONS=--grpc-port {port} --metrics-port {metrics}",
+        "TRAIN_OPTIONS=--steps 2 --batch-size 8",  # the road, not the accuracy
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables(), check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["images"] == 200
+    assert report["model_version"] == "1"
+    assert report["triton_version"] == "2.51.0"
+    assert 0 < report["p50_ms"] <= report["p99_ms"]
+    assert 0 <= report["accuracy"] <= 1
+    assert "Images: " in done.stdout
+    assert (tmp_path / "build/digits/answers.png").exists()
