@@ -73,19 +73,18 @@ def test_every_orientation_is_undone_as_pillow_undoes_it(orientation):
     assert np.array_equal(np.asarray(images.upright_rgb(image)), np.asarray(ImageOps.exif_transpose(image)))
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow grumbles at what it skips
 def test_a_damaged_exif_block_does_not_spoil_the_picture():
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x8298] = "me"
     whole = encoded(gradient(256, 300), "JPEG", exif=exif)
-    at = whole.index(b"Exif\0\0") + 6
-    crashed = []
-    for place in range(at, at + 40):
+    block = exif.tobytes()
+    at = whole.index(block) + len(b"Exif\0\0")
+    for place in range(at, at + len(block) - len(b"Exif\0\0")):
         for value in (0x00, 0x0B, 0xFF):
             source = whole[:place] + bytes([value]) + whole[place + 1 :]
-            crashed += [] if images.load_pixels(source).shape == (224, 224, 3) else [place]
-    assert not crashed
+            assert images.load_pixels(source).shape == (224, 224, 3), place
 
 
 def test_sixteen_bits_are_scaled_to_eight():
