@@ -51,7 +51,7 @@ help: ## list the targets
 
 setup: $(STAMP) ## install everything into .venv (the other targets do it too)
 
-$(STAMP): constraints.txt export/pyproject.toml client/pyproject.toml deploy/pyproject.toml
+$(STAMP): constraints.txt tests/requirements.txt export/pyproject.toml client/pyproject.toml deploy/pyproject.toml
 	@test "$$(uname -sm)" = "Linux x86_64" || \
 		{ echo "make: this needs Linux on x86-64 (Triton's wheel is built for nothing else); this is $$(uname -sm)" >&2; exit 1; }
 	@test -n "$(PYTHON)" || \
