@@ -1,4 +1,4 @@
-"""``alexnet-export``: train, export, publish. The only module here that prints or shows progress."""
+"""``alexnet-export``: train, export, publish. With ``terminal``, the only module that prints."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ import json
 import logging
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from alexnet_export.errors import GateFailed, UserError
-
-if TYPE_CHECKING:  # the heavy modules are imported by the commands that need them
-    from alexnet_export.data import DataSet
-    from alexnet_export.options import Event, TrainOptions
+from alexnet_export.terminal import complain, console, progress_bars, show_training
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train an AlexNet, export it, publish it to Triton.")
-console = Console(markup=False, highlight=False)  # paths may hold brackets
 DEFAULT_EPOCHS = 10
 T = TypeVar("T")
 
@@ -88,7 +81,7 @@ def train(
             workers=workers,
         )
         start_from = _imported(weights, labels) if weights else None
-        return _train(dataset, options, output, resume=resume, start_from=start_from)
+        return show_training(dataset, options, output, resume=resume, start_from=start_from)
 
     _print_json(_run(work))
 
@@ -113,7 +106,7 @@ def export(
             raise UserError("give either --checkpoint DIRECTORY or --weights FILE")
         source = _imported(weights, labels) if weights else checkpoints.load(checkpoint)  # type: ignore[arg-type]
         dataset = open_dataset(data, directory=data_dir)
-        with _progress() as progress:
+        with progress_bars() as progress:
             tasks: dict[str, Any] = {}
 
             def on_progress(step: Step) -> None:
@@ -124,7 +117,7 @@ def export(
             exported = export_release(source, dataset, repository, on_progress=on_progress)
         parity = exported.parity
         for line in parity.unreadable:
-            _complain(f"skipped {line}")
+            complain(f"skipped {line}")
         table = Table("gate", "found", "demanded")
         table.add_row("best class as PyTorch's", f"{parity.same_top1} of {parity.images}", "all of at least 500")
         table.add_row("largest logit difference", f"{parity.max_logit_difference:.1e} of the range", "at most 1e-04")
@@ -171,40 +164,6 @@ def main() -> None:
     app()
 
 
-def _train(dataset: DataSet, options: TrainOptions, output: Path, **how: Any) -> dict[str, Any]:
-    """Train with a progress bar, draw the curves, and say how good it is."""
-    from alexnet_export.curves import draw_curves
-    from alexnet_export.options import Evaluated
-    from alexnet_export.train import HISTORY, train
-
-    skipped: set[str] = set()
-    with _progress() as progress:
-        task = progress.add_task("Training", total=options.steps)
-
-        def on_event(event: Event) -> None:
-            skipped.update(event.unreadable)
-            if isinstance(event, Evaluated):
-                progress.console.print(
-                    f"step {event.step:>5}: validation accuracy {event.accuracy:6.1%}, loss {event.loss:.3f}"
-                    + (" (best)" if event.best else "")
-                )
-            else:
-                progress.update(task, completed=event.step, description=f"Training, loss {event.loss:.2f}")
-
-        made_by = train(dataset, options, output, on_event=on_event, **how).made_by
-    picture = output / "curves.png"
-    draw_curves(output / HISTORY, picture)
-    for line in sorted(skipped):
-        _complain(f"skipped {line}")
-    console.print(
-        f"Test accuracy {made_by['test_accuracy']:.1%} on {made_by['test_images']} images, "
-        f"{made_by['seconds']:.0f} s in {made_by['autocast']}. Curves: {picture}"
-    )
-    shown = ("test_accuracy", "test_images", "validation_accuracy", "seconds", "autocast")
-    found = {key: made_by[key] for key in shown}
-    return {"checkpoint": str(output), "steps": options.steps, "unreadable": len(skipped), **found}
-
-
 def _imported(weights: str, labels: Path | None) -> Any:
     from alexnet_export.weights import download_imagenet, import_state_dict, read_labels
 
@@ -212,7 +171,7 @@ def _imported(weights: str, labels: Path | None) -> Any:
     if weights != "imagenet":
         return import_state_dict(Path(weights), names)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-serving"
-    with _progress() as progress:
+    with progress_bars() as progress:
         task = progress.add_task("Downloading weights", total=None)
         path = download_imagenet(
             cache, on_bytes=lambda done, total: progress.update(task, completed=done, total=total or None)
@@ -220,34 +179,18 @@ def _imported(weights: str, labels: Path | None) -> Any:
     return import_state_dict(path, names, origin="torchvision AlexNet_Weights.IMAGENET1K_V1")
 
 
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
 def _run(work: Callable[[], T]) -> T:
     try:
         return work()
     except UserError as error:
-        _complain(str(error))
+        complain(str(error))
         raise typer.Exit(2) from None
     except GateFailed as error:
-        _complain(f"{error}; nothing was published")
+        complain(f"{error}; nothing was published")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        _complain("interrupted; nothing is half-written")
+        complain("interrupted; nothing is half-written")
         raise typer.Exit(130) from None
-
-
-def _complain(text: str) -> None:
-    print(f"alexnet-export: {text}", file=sys.stderr)
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -197,7 +197,7 @@ class _Run:
 
 
 def _optimizer(network: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """``fused``: one pass over the 57 million weights instead of several (0.46 s against 0.79 s a step, 2 cores)."""
+    """``fused``: one pass over the 57 million weights instead of several (0.46 s against 0.79 s a step of 16 images, 2 cores)."""
     parameters, rate, decay = network.parameters(), options.learning_rate, options.weight_decay
     if options.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=True)

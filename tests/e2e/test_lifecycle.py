@@ -52,19 +52,25 @@ async def test_a_stop_under_load_loses_no_accepted_request(own_server):
             await client.infer(images)
             before = server.metric(success)
             tasks = [asyncio.create_task(client.infer(images)) for _ in range(IN_FLIGHT)]
-            # Triton itself says when it has accepted them all; most are still queued then.
-            await wait_for(
-                lambda: server.metric(success) - before + server.metric(pending) >= IN_FLIGHT - 16,
-                "most requests accepted",
-            )
+
+            def accepted() -> float:
+                """At least so many has Triton accepted, by its own counters; those that run now are in neither."""
+                return server.metric(success) - before + server.metric(pending)
+
+            await wait_for(lambda: accepted() >= IN_FLIGHT / 2, "half of the requests accepted")
+            promised = accepted()
             answered_before_the_signal = sum(task.done() for task in tasks)
             server.process.send_signal(signal.SIGTERM)
-            answers = await asyncio.gather(*tasks)
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
             with pytest.raises(Unavailable):
                 await client.infer(images)
-        assert len(answers) == IN_FLIGHT
         assert answered_before_the_signal < IN_FLIGHT, "the signal came under load"
-        assert all(answer.logits.shape == (16, 10) for answer in answers)
+        # What Triton had not accepted is refused, in so many words or by a closed port; what it had is answered.
+        refused = [answer for answer in answers if isinstance(answer, BaseException)]
+        assert all(isinstance(error, Unavailable) for error in refused), refused
+        answered = [answer for answer in answers if not isinstance(answer, BaseException)]
+        assert len(answered) >= promised, refused
+        assert all(answer.logits.shape == (16, 10) for answer in answered)
         server.process.send_signal(signal.SIGTERM)  # an impatient supervisor changes nothing
         assert server.stop() == 0
 
@@ -184,9 +190,11 @@ def test_a_signal_while_triton_starts_leaves_no_process_and_no_shared_memory(rep
         time.sleep(delay_s)
         process.send_signal(signal.SIGTERM)
         said, complained = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "Serving" not in said
-    assert complained.strip() == "alexnet-server: stopped before it served"
+    if "Serving" in said:  # a fast machine was ready before the signal came
+        assert process.returncode == 0
+    else:
+        assert process.returncode == 1
+        assert complained.strip() == "alexnet-server: stopped before it served"
     time.sleep(0.2)
     assert not running_in_group(group)
     assert not list(Path("/dev/shm").glob(f"alexnet_{process.pid}_*"))
