@@ -4,11 +4,12 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
-# What to train on (DATA=folder DATA_DIR=path: your own images), or weights to take instead of training; where to
-# publish and what to serve from.
+# What to train on (DATA=folder DATA_DIR=path: your own images), or weights to take instead of training; which variant
+# to publish (auto: the fastest that passes its gate), where to, and what to serve from.
 DATA ?= digits
 DATA_DIR ?=
 WEIGHTS ?=
+PRECISION ?= auto
 TRAIN_OPTIONS ?=
 REPOSITORY ?= model_repository
 BUILD ?= build
@@ -36,11 +37,13 @@ NEWEST := $(shell ls -d $(REPOSITORY)/alexnet/[0-9]* 2>/dev/null | sort -V | tai
 RELEASE := $(or $(NEWEST),$(REPOSITORY)/alexnet/1)/manifest.json
 EXPORT := export/alexnet_export
 TRAINING_CODE := $(addprefix $(EXPORT)/,data.py digits.py evaluate.py folder.py model.py options.py train.py)
-EXPORT_CODE := $(addprefix $(EXPORT)/,config.py model.py pipeline.py publish.py to_onnx.py verify.py)
+EXPORT_CODE := $(addprefix $(EXPORT)/,calibrate.py config.py gates.py gateset.py graph.py int8.py model.py pipeline.py \
+	publish.py quantize.py rewrites.py runners.py to_fp16.py to_onnx.py variants.py verify.py)
+SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train export serve classify doctor test lint lock clean force
+.PHONY: help setup demo train export verify report bench gpu-check serve classify doctor test lint lock clean force
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,12 +82,23 @@ train: $(CHECKPOINT) ## train, or go on with an interrupted training (TRAIN_OPTI
 $(CHECKPOINT): $(TRAINING_CODE) $(DATA_FILES) $(if $(TRAIN_OPTIONS),force) | $(STAMP)
 	@$(BIN)/alexnet-export train --output $(@D) $(DATA_OPTIONS) --resume $(TRAIN_OPTIONS)
 
-export: $(RELEASE) ## export to ONNX, prove it equal to PyTorch, publish it as the next version
+export: $(RELEASE) ## make the variants, prove them, publish the fastest as the next version (PRECISION=int8|fp32|fp16)
 	@echo "Newest release: $$(ls -d $(REPOSITORY)/alexnet/[0-9]* | sort -V | tail -n 1)"
 
-$(RELEASE): $(if $(WEIGHTS),,$(CHECKPOINT)) $(EXPORT_CODE) | $(STAMP)
-	@$(BIN)/alexnet-export export $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT))) \
-		--repository $(REPOSITORY) $(DATA_OPTIONS)
+$(RELEASE): $(if $(WEIGHTS),,$(CHECKPOINT)) $(EXPORT_CODE) $(if $(filter file,$(origin PRECISION)),,force) | $(STAMP)
+	@$(BIN)/alexnet-export export $(SOURCE) --precision $(PRECISION) --repository $(REPOSITORY) $(DATA_OPTIONS)
+
+verify: $(STAMP) ## judge the newest release again (SERVED=host:port: through that Triton)
+	@$(BIN)/alexnet-export verify $(SOURCE) --repository $(REPOSITORY) $(DATA_OPTIONS) $(if $(SERVED),--served $(SERVED))
+
+report: $(STAMP) $(if $(WEIGHTS),,$(CHECKPOINT)) ## draw the model report: filters, invariances, mistakes, variants (a web page)
+	@$(BIN)/alexnet-export report $(SOURCE) --repository $(REPOSITORY) $(DATA_OPTIONS) --output $(WORK)/report
+
+bench: $(STAMP) $(CHECKPOINT) ## measure the variants against each other on this machine (ratios; a few minutes)
+	@$(BIN)/python tests/benchmarks --checkpoint $(dir $(CHECKPOINT)) --output $(BUILD)/bench
+
+gpu-check: $(STAMP) ## run every GPU path that this machine has, with the roofline fraction of each figure
+	@$(BIN)/alexnet-export gpu-check --output $(BUILD)/gpu-check
 
 $(SAMPLES): $(EXPORT)/digits.py $(EXPORT)/samples.py $(DATA_FILES) | $(STAMP)
 	@$(BIN)/alexnet-export samples --output $@ $(DATA_OPTIONS)
@@ -108,6 +122,7 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/alexnet-export check $(REPOSITORY)
 
 lock: ## choose the newest versions again and write constraints.txt
 	rm -rf $(BUILD)/lock && $(PYTHON) -m venv $(BUILD)/lock
@@ -117,4 +132,4 @@ lock: ## choose the newest versions again and write constraints.txt
 	mv $(BUILD)/constraints.txt constraints.txt
 
 clean: ## delete what was built: checkpoints, pictures, releases (not .venv)
-	rm -rf $(BUILD) $(REPOSITORY)/alexnet/[0-9]*
+	rm -rf $(BUILD) $(REPOSITORY)/alexnet/[0-9]* $(REPOSITORY)/alexnet/.rolled-back-*

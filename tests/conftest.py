@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import torch
 
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export.checkpoint import Checkpoint
-from alexnet_export.data import DataSet, open_dataset
+from alexnet_export.data import DataSet, Pixels, Split, Unreadable, open_dataset
 from alexnet_export.model import UNIFORM, AlexNet, initialize
 from alexnet_export.pipeline import export_release
 from alexnet_export.publish import Release
+from alexnet_export.to_onnx import export_onnx
 
 _skipped: list[str] = []
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
@@ -52,10 +54,49 @@ def checkpoint(digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Che
     return checkpoints.load(directory)
 
 
+@dataclass(frozen=True)
+class First:
+    """The first images of a split; every ``unreadable_every``th is unreadable."""
+
+    split: Split
+    count: int
+    unreadable_every: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def sample(self, index: int, epoch: int) -> tuple[Pixels, int]:
+        if self.unreadable_every and index % self.unreadable_every == 0:
+            raise Unreadable(f"{index}.jpg: damaged")
+        return self.split.sample(index, epoch)
+
+
 @pytest.fixture(scope="session")
-def release(checkpoint: Checkpoint, digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Release:
+def first() -> type[First]:
+    return First
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: DataSet) -> DataSet:
+    """As many images as the gates need, and no more."""
+    splits = (First(digits.train, 64), First(digits.validation, 74), First(digits.test, 500))
+    return DataSet("few digits", digits.labels, *splits)
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file as the exporter makes it, before any rewrite."""
+    path = tmp_path_factory.mktemp("exported") / "exported.onnx"
+    export_onnx(checkpoint, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def release(checkpoint: Checkpoint, few_digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Release:
     """The checkpoint, exported, proved and published by the real pipeline."""
-    return export_release(checkpoint, digits, tmp_path_factory.mktemp("repository")).release
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexnet_export.pipeline.ROUNDS", 2)  # its speed is of no interest
+        return export_release(checkpoint, few_digits, tmp_path_factory.mktemp("repository"), precision="fp32").release
 
 
 @pytest.fixture(scope="session")

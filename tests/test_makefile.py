@@ -101,7 +101,7 @@ def test_a_second_demo_builds_nothing_again(clone):
     ("touched", "rebuilt", "spared"),
     [
         ("export/alexnet_export/train.py", {"train", "export"}, {"samples"}),
-        ("export/alexnet_export/verify.py", {"export"}, {"train", "samples"}),
+        ("export/alexnet_export/gates.py", {"export"}, {"train", "samples"}),
         ("export/alexnet_export/samples.py", {"samples"}, {"train", "export"}),
         ("README.md", set(), {"train", "export", "samples"}),
     ],
@@ -152,7 +152,7 @@ def test_other_data_is_never_taken_for_the_digits(clone, tmp_path):
 def test_given_weights_are_exported_without_training(clone):
     built(clone)
     planned = make(clone, "-n", "export", "ACCELERATOR=cpu", "WEIGHTS=imagenet", "REPOSITORY=build/imagenet").stdout
-    assert "alexnet-export export --weights imagenet --repository build/imagenet" in " ".join(
+    assert "alexnet-export export --weights imagenet --precision auto --repository build/imagenet" in " ".join(
         planned.replace("\\", "").split()
     )
     assert "alexnet-export train" not in planned

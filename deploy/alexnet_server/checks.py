@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import psutil
 
 from alexnet_server.command import SHARED_MEMORY_BYTES, ServerOptions
 from alexnet_server.errors import LaunchError
+from alexnet_server.manifest import has_integer_flags, needs_integer_flags, versions, wrong_files
 from alexnet_server.wheel import find_triton, python_version, shared_libpython
 
 MINIMUM_GLIBC = (2, 35)
@@ -43,6 +43,7 @@ def check_all(options: ServerOptions) -> Iterator[Check]:
     yield check_onnxruntime()
     yield check_shared_memory(SHARED_MEMORY_MOUNT, models=len(models(options.repository)))
     yield check_repository(options.repository)
+    yield check_manifests(options.repository, options.config_name)
     if options.config_name:
         yield check_config_name(options.repository, options.config_name)
     for purpose, port in options.ports.items():
@@ -121,14 +122,34 @@ def check_repository(repository: Path) -> Check:
     found = models(repository)
     if not found:
         return Check("model repository", f"{repository}: no model in it", "it should hold <model>/config.pbtxt")
-    unpublished = [model.name for model in found if not _versions(model)]
+    unpublished = [model.name for model in found if not versions(model)]
     if unpublished:
         return Check(
             "model repository",
             f"{repository}: no published version of {', '.join(unpublished)}",
             "`make export` publishes one",
         )
-    return Check("model repository", ", ".join(f"{model.name} version {max(_versions(model))}" for model in found))
+    return Check("model repository", ", ".join(f"{model.name} version {versions(model)[-1].name}" for model in found))
+
+
+def check_manifests(repository: Path, config_name: str = "") -> Check:
+    """A release whose files are not those that passed the gates is not served."""
+    unfit = []
+    for model in models(repository):
+        named = model / "configs" / f"{config_name}.pbtxt"
+        config = named if config_name and named.is_file() else model / "config.pbtxt"
+        wrong = wrong_files(model, config)
+        if wrong:
+            return Check("releases", wrong, "publish again (make export), or go back: alexnet-export rollback")
+        if needs_integer_flags(model, config):
+            unfit.append(model.name)
+    if unfit and not has_integer_flags():
+        return Check(
+            "releases",
+            f"{', '.join(unfit)}: int8 weights of full range, which this CPU's instructions overflow",
+            "export on a machine like this one: make export",
+        )
+    return Check("releases", "their files are those of their manifests")
 
 
 def check_config_name(repository: Path, name: str) -> Check:
@@ -171,7 +192,3 @@ def port_owner(port: int) -> str:
 def models(repository: Path) -> list[Path]:
     """The directories of a repository's models."""
     return sorted(path.parent for path in repository.glob("*/config.pbtxt"))
-
-
-def _versions(model: Path) -> list[int]:
-    return [int(path.name) for path in model.iterdir() if path.is_dir() and re.fullmatch("[1-9][0-9]*", path.name)]

@@ -1,76 +1,183 @@
-"""config.pbtxt, the CPU default: the text with its reasons, filled in for a count of classes."""
+"""The Triton configurations of the model: built as Triton's own messages, written as text with the reason of each value.
+
+``config.pbtxt`` is the CPU default; ``configs/gpu.pbtxt`` and ``configs/tensorrt.pbtxt`` are chosen by ``--config-name``.
+"""
 
 from __future__ import annotations
 
-from alexnet_export.to_onnx import MAX_BATCH_SIZE
+from collections.abc import Mapping, Sequence
 
-_TEMPLATE = """\
-# Written by `alexnet-export publish` (export/alexnet_export/config.py); the CPU default.
-# The same file serves the Python-based onnxruntime backend of this project and the C++ one of NVIDIA's container.
-name: "{model}"
-backend: "onnxruntime"
-default_model_filename: "model.onnx"
-max_batch_size: {max_batch_size}
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
 
-input [
-  {{
-    # RGB pixels, row by row. Normalisation, layout change and softmax are inside the graph.
-    name: "image"
-    data_type: TYPE_UINT8
-    dims: [ 224, 224, 3 ]
-  }}
-]
+from alexnet_export.to_onnx import INPUT, MAX_BATCH_SIZE, OUTPUTS
 
-output [
-  {{
-    name: "logits"
-    data_type: TYPE_FP32
-    dims: [ {classes} ]
-  }},
-  {{
-    # The classification extension answers with the names in labels.txt.
-    name: "probabilities"
-    data_type: TYPE_FP32
-    dims: [ {classes} ]
-    label_filename: "labels.txt"
-  }}
-]
+SIDE, CHANNELS = 224, 3
+PREFERRED_BATCH = 32
+CAPTURED_BATCHES = (8, 16, 32)
+"""Batch sizes with a CUDA graph of their own in the TensorRT backend, besides 1 and the largest."""
+TENSORRT_CACHE = "/var/cache/alexnet-serving/tensorrt"
+TIMEOUT_US = 10_000_000
 
-# The newest release serves; removing its directory rolls back.
-version_policy {{ latest {{ num_versions: 1 }} }}
-
-# One process with all cores: two with two threads each lose a third to oversubscription on two cores.
-instance_group [ {{ kind: KIND_CPU count: 1 }} ]
-
-dynamic_batching {{
-  # Batches form by themselves while the instance is busy; a delay of 2 ms halves the speed of a lone request.
-  max_queue_delay_microseconds: 0
-  default_queue_policy {{
-    # A request that has waited 10 s is refused instead of answered late; a caller may ask for less.
-    timeout_action: REJECT
-    default_timeout_microseconds: 10000000
-    allow_timeout_override: true
-    # About two seconds of work for fp32 on two cores. Beyond that callers are told at once.
-    max_queue_size: 512
-  }}
-}}
-
-# The first run of each shape allocates; the model is not ready before both ends have been run.
-model_warmup [
-  {{
-    name: "one image"
-    batch_size: 1
-    inputs {{ key: "image" value {{ data_type: TYPE_UINT8 dims: [ 224, 224, 3 ] zero_data: true }} }}
-  }},
-  {{
-    name: "largest batch"
-    batch_size: {max_batch_size}
-    inputs {{ key: "image" value {{ data_type: TYPE_UINT8 dims: [ 224, 224, 3 ] zero_data: true }} }}
-  }}
-]
+_ORDER = (
+    *("name", "backend", "default_model_filename", "max_batch_size", "input", "output", "version_policy"),
+    *("instance_group", "dynamic_batching", "optimization", "parameters", "model_warmup"),
+)
+_SAID_ALL_THE_SAME = {  # protobuf leaves out what is zero; a reader should not have to know the defaults
+    "dynamic_batching {\n": "  max_queue_delay_microseconds: 0\n",
+    "default_queue_policy {\n": "    timeout_action: REJECT\n",
+}
+_HEAD = """\
+# Written by `alexnet-export export` (export/alexnet_export/config.py); what you change here stays.
+# The onnxruntime backend is this project's Python-based one or the C++ one of NVIDIA's container, by one name.
 """
+_REASONS = {
+    "input": "RGB pixels, row by row. Normalisation, layout change and softmax are inside the graph.",
+    "output": "The classification extension answers with the names in labels.txt.",
+    "version_policy": "The newest release serves; `alexnet-export rollback` withdraws it.",
+}
+_CPU_REASONS = {
+    "instance_group": "One process with all cores: two with two threads each lose a third to oversubscription on two cores.",
+    "dynamic_batching": """\
+Batches form by themselves while the instance is busy; a delay of 2 ms halves the speed of a lone request.
+A request that has waited 10 s is refused instead of answered late; a caller may ask for less.
+512 images are about two seconds of work for fp32 on two cores, less than one for int8. Beyond that callers are told at
+once.""",
+    "model_warmup": "The first run of each shape allocates; the model is not ready before both ends have been run.",
+}
+_GPU_REASONS = {
+    "instance_group": "One instance keeps one GPU busy; each more would hold the engine and the weights again.",
+    "dynamic_batching": """\
+Batches form by themselves while the GPU is busy. A request that has waited 10 s is refused instead of answered late; a
+caller may ask for less. 4,096 images are a fraction of a second of work on a data-centre GPU.""",
+}
+_ONNXRUNTIME_REASONS = _GPU_REASONS | {
+    "optimization": """\
+TensorRT runs what it can, CUDA the rest. The precision is in the ONNX file (fp16, or explicit Q/DQ), not here: TensorRT
+11 has no flags for it. One profile covers every batch size, otherwise each new one would build an engine while its
+request waits. Engines and timings are kept: give each Triton release and each kind of GPU a cache directory of its own,
+writable by the server alone, because an engine is code. CUDA graphs stay off: they need the same buffers each time.
+use_tf32 0: float32 means float32, as the gates found it.""",
+    "parameters": """\
+These four must be here: the C++ backend overwrites them when they are given inside the cuda accelerator.
+Heuristic choice (1) of cuDNN's algorithms: the exhaustive search runs again for every batch size. The arena grows by what
+is asked for (1) and stays below 4 GiB; copies run on the compute stream.""",
+    "model_warmup": "The smallest, the best and the largest batch of the profile, before the model is ready.",
+}
+_TENSORRT_REASONS = _GPU_REASONS | {
+    "dynamic_batching": _GPU_REASONS["dynamic_batching"]
+    + """
+The preferred sizes are those with a CUDA graph of their own, besides 1 and the largest.""",
+    "optimization": """\
+CUDA graphs replay a batch's dozen kernels as one launch: at small batches the launches are most of the time. Pinned
+memory and a stream for outputs let the copies of one batch hide behind the work of the next.""",
+    "model_warmup": "Every size that has a CUDA graph.",
+}
+
+
+def render_configs(model: str, *, classes: int) -> dict[str, str]:
+    """The texts of all configurations of a model of so many classes, by their paths below the model's directory."""
+    return {
+        "config.pbtxt": render_config(model, classes=classes),
+        "configs/gpu.pbtxt": _text(gpu_config(model, classes=classes), _ONNXRUNTIME_REASONS),
+        "configs/tensorrt.pbtxt": _text(tensorrt_config(model, classes=classes), _TENSORRT_REASONS),
+    }
 
 
 def render_config(model: str, *, classes: int) -> str:
-    """The text of config.pbtxt for a model of so many classes."""
-    return _TEMPLATE.format(model=model, classes=classes, max_batch_size=MAX_BATCH_SIZE)
+    """The text of config.pbtxt, the CPU default."""
+    return _text(cpu_config(model, classes=classes), _CPU_REASONS)
+
+
+def cpu_config(model: str, *, classes: int) -> triton.ModelConfig:
+    """ONNX Runtime on the CPU, whatever the precision of the file; ours here, the C++ backend in NVIDIA's container."""
+    return _config(model, classes, backend="onnxruntime", kind="KIND_CPU", queue=512, warm=(1, MAX_BATCH_SIZE))
+
+
+def gpu_config(model: str, *, classes: int) -> triton.ModelConfig:
+    """ONNX Runtime on the GPU, with TensorRT and CUDA as execution providers."""
+    warm = (1, PREFERRED_BATCH, MAX_BATCH_SIZE)
+    config = _config(model, classes, backend="onnxruntime", kind="KIND_GPU", queue=4096, warm=warm)
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    shapes = {"min": 1, "opt": PREFERRED_BATCH, "max": MAX_BATCH_SIZE}
+    profile = {
+        f"trt_profile_{end}_shapes": f"{INPUT}:{batch}x{SIDE}x{SIDE}x{CHANNELS}" for end, batch in shapes.items()
+    }
+    cache = {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": TENSORRT_CACHE,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": TENSORRT_CACHE,
+    }
+    accelerators.add(name="tensorrt", parameters={**profile, **cache})
+    accelerators.add(name="cuda", parameters={"use_tf32": "0"})
+    values = {
+        "cudnn_conv_algo_search": "1",
+        "arena_extend_strategy": "1",
+        "gpu_mem_limit": str(4 * 2**30),
+        "do_copy_in_default_stream": "1",
+    }
+    for key, value in values.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def tensorrt_config(model: str, *, classes: int) -> triton.ModelConfig:
+    """Triton's TensorRT backend, with the engine that the export built."""
+    warm = (1, *CAPTURED_BATCHES, MAX_BATCH_SIZE)
+    config = _config(model, classes, backend="tensorrt", kind="KIND_GPU", queue=4096, warm=warm)
+    config.dynamic_batching.preferred_batch_size.extend((*CAPTURED_BATCHES, MAX_BATCH_SIZE))
+    config.optimization.cuda.graphs = True
+    config.optimization.cuda.output_copy_stream = True
+    config.optimization.input_pinned_memory.enable = True
+    config.optimization.output_pinned_memory.enable = True
+    return config
+
+
+def _config(
+    model: str, classes: int, *, backend: str, kind: str, queue: int, warm: Sequence[int]
+) -> triton.ModelConfig:
+    dims = [SIDE, SIDE, CHANNELS]
+    config = triton.ModelConfig(
+        name=model,
+        backend=backend,
+        default_model_filename="model.plan" if backend == "tensorrt" else "model.onnx",
+        max_batch_size=MAX_BATCH_SIZE,
+    )
+    config.input.add(name=INPUT, data_type=triton.TYPE_UINT8, dims=dims)
+    for name in OUTPUTS:
+        labels = "labels.txt" if name == "probabilities" else ""
+        config.output.add(name=name, data_type=triton.TYPE_FP32, dims=[classes], label_filename=labels)
+    config.version_policy.latest.num_versions = 1
+    config.instance_group.add(kind=kind, count=1)
+    policy = config.dynamic_batching.default_queue_policy
+    policy.timeout_action = triton.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds, policy.max_queue_size = TIMEOUT_US, queue
+    policy.allow_timeout_override = True
+    for batch in warm:
+        sample = config.model_warmup.add(name=f"batch of {batch}", batch_size=batch)
+        sample.inputs[INPUT].MergeFrom(triton.ModelWarmup.Input(data_type=triton.TYPE_UINT8, dims=dims, zero_data=True))
+    return config
+
+
+def _text(config: triton.ModelConfig, reasons: Mapping[str, str]) -> str:
+    """Each field under the comment that says why; protobuf itself knows no comments."""
+    reasons = _REASONS | dict(reasons)
+    parts = [_HEAD]
+    missing = {field.name for field, _ in config.ListFields()} - set(_ORDER)
+    assert not missing, missing
+    for name in _ORDER:
+        alone = triton.ModelConfig()
+        alone.CopyFrom(config)
+        for field, _ in config.ListFields():
+            if field.name != name:
+                alone.ClearField(field.name)
+        text = text_format.MessageToString(alone, use_short_repeated_primitives=True)
+        for opening, zero in _SAID_ALL_THE_SAME.items():
+            text = text.replace(opening, opening + zero)
+        if text and name in reasons:
+            parts.append("\n" + "".join(f"# {line}\n" for line in reasons[name].splitlines()))
+        elif name == "parameters" and text:
+            parts.append("\n")
+        parts.append(text)
+    return "".join(parts)

@@ -39,13 +39,17 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Class names, and the splits that no original image crosses."""
+    """Class names, and the splits that no original image crosses.
+
+    ``as_served`` are the training images without augmentation, to calibrate on; None if ``train`` has none.
+    """
 
     name: str
     labels: tuple[str, ...]
     train: Split
     validation: Split
     test: Split
+    as_served: Split | None = None
 
 
 def check_labels(labels: Sequence[str], origin: Path) -> None:

@@ -67,17 +67,19 @@ def open_folder(directory: Path, *, seed: int = 0, flip: bool = True) -> DataSet
     if train is None or validation is None:
         missing = "train" if train is None else "val"
         raise UserError(f"{directory}: has no {missing}/ directory; it should hold train/<class>/ and val/<class>/")
-    test = _split_directory(directory, "test") or validation
+    test = _split_directory(directory, "test")
     labels = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
     if len(labels) < 2:
         raise UserError(f"{train}: holds {len(labels)} class directories, at least two are needed")
     check_labels(labels, train)
+    files, held_out = _files(train, labels), ImageFolder(_files(validation, labels), seed)
     return DataSet(
         f"folder {directory.name}" + ("" if flip else ", not mirrored"),
         labels,
-        train=ImageFolder(_files(train, labels), seed, augment=True, flip=flip),
-        validation=ImageFolder(_files(validation, labels), seed),
-        test=ImageFolder(_files(test, labels), seed),
+        train=ImageFolder(files, seed, augment=True, flip=flip),
+        validation=held_out,
+        test=ImageFolder(_files(test, labels), seed) if test else held_out,
+        as_served=ImageFolder(files, seed),
     )
 
 

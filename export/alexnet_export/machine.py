@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
+from pathlib import Path
 
 import torch
 
@@ -27,3 +30,24 @@ def keep_freed_memory() -> None:
         return
     for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 512 * 2**20)):
         mallopt(parameter, value)
+
+
+def cpu_description(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, object]:
+    """Model, and those flags that decide how fast float and integer arithmetic are."""
+    text = cpuinfo.read_text()
+    name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    flags = re.search(r"^flags\s*: (.*)$", text, re.MULTILINE)
+    wanted = r"avx2|avx512f|avx512_vnni|avx_vnni|avx512_bf16|avx512_fp16|amx_\w+"
+    found = [flag for flag in (flags.group(1).split() if flags else ()) if re.fullmatch(wanted, flag)]
+    return {"name": name.group(1) if name else "unknown", "flags": found, "processors": usable_processors()}
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether products of 8-bit integers are summed in 32 bits; where they are not, two products can overflow 16."""
+    flags = cpu_description(cpuinfo)["flags"]
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(flags))  # type: ignore[call-overload]

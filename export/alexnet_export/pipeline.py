@@ -1,4 +1,4 @@
-"""From a checkpoint to a release: export, check, compare, publish. Nothing is published unless all went well."""
+"""From a checkpoint to a release: export, make the variants, judge, time, publish the winner; or publish nothing."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
 
+from alexnet_export import int8, quantize, rewrites
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet
-from alexnet_export.publish import Release, publish
+from alexnet_export.errors import GateFailed, UserError
+from alexnet_export.gates import BUDGET_POINTS, PARITY_TOLERANCE
+from alexnet_export.gateset import Images, calibration_images, choice_images, gate_images
+from alexnet_export.graph import copy, read_model, write_model
+from alexnet_export.machine import cpu_description, has_vnni
+from alexnet_export.publish import Release, check_publishable, publish
+from alexnet_export.runners import onnx_runner, torch_runner
+from alexnet_export.speed import BATCH_SIZES, measure
+from alexnet_export.to_fp16 import to_fp16
 from alexnet_export.to_onnx import IR_VERSION, MAX_BATCH_SIZE, OPSET, export_onnx
-from alexnet_export.verify import MINIMUM_IMAGES, Parity, verify
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A release and the proof it earned its place with."""
-
-    release: Release
-    parity: Parity
-    model_bytes: int
+from alexnet_export.variants import PRECISIONS, ROUNDS, Precision, Variant, Worth, attempt, fastest, rewrites_worth
+from alexnet_export.verify import answers
 
 
 @dataclass(frozen=True)
@@ -40,64 +42,186 @@ class Progress:
     total: int
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What was made and what came of it; ``release`` is the published winner."""
+
+    release: Release
+    winner: Variant
+    variants: tuple[Variant, ...]
+    worth: tuple[Worth, ...]
+    quantized: int8.Quantized | None
+    unreadable: tuple[str, ...]
+
+
+Report = Callable[[Progress], None]
+
+
 def export_release(
     checkpoint: Checkpoint,
     dataset: DataSet,
     repository: Path,
     *,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    precision: Precision = "auto",
+    on_progress: Report = lambda progress: None,
+    on_variants: Callable[[list[Variant]], None] = lambda variants: None,
 ) -> Exported:
-    """Export a checkpoint to ONNX, prove that it gives PyTorch's answers, and publish it as the next version.
+    """Export a checkpoint, make and prove the variants, and publish the one asked for as the next version.
 
     Args:
         checkpoint: what to publish.
-        dataset: the images to compare on.
+        dataset: the images to calibrate, choose and judge on.
         repository: the Triton model repository.
+        precision: which variant to publish; "auto" is the fastest here of those that pass their gates.
         on_progress: called as the steps go on.
+        on_variants: called with all that was made and judged, before anything is published or refused.
 
     Raises:
-        GateFailed: the export is not equal to its source; nothing is published.
+        GateFailed: the variant asked for failed its gate; nothing is published.
         UserError: too few images, or the disk refuses; the repository is as it was.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision {precision}: unknown; choose one of {', '.join(PRECISIONS)}")
+    check_publishable(repository, checkpoint.labels)  # now, not after minutes of work
     with tempfile.TemporaryDirectory(prefix="alexnet-export-") as scratch:
-        model = Path(scratch) / "model.onnx"
-        on_progress(Progress("Exporting to ONNX", 0, 1))
-        export_onnx(checkpoint, model, metadata={"git_revision": git_revision()})
-        on_progress(Progress("Exporting to ONNX", 1, 1))
-        done = 0
-
-        def count(images: int) -> None:
-            nonlocal done
-            done += images
-            on_progress(Progress("Comparing with PyTorch", min(done, MINIMUM_IMAGES), MINIMUM_IMAGES))
-
-        parity = verify(checkpoint, model, dataset, on_batch=count)
+        work = _Work(checkpoint, dataset, Path(scratch), on_progress)
+        variants = work.make(precision)
+        worth = work.worth() if precision in ("auto", "int8") else []
+        variants = work.time(variants)
+        on_variants(variants)
+        winner = _winner(variants, precision)
         on_progress(Progress("Publishing", 0, 1))
-        manifest = describe(checkpoint, dataset, parity)
-        release = publish(repository, {model.name: model}, checkpoint.labels, manifest)
+        manifest = work.manifest(winner, variants, worth)
+        release = publish(repository, {"model.onnx": winner.path}, checkpoint.labels, manifest)
         on_progress(Progress("Publishing", 1, 1))
-        return Exported(release, parity, model.stat().st_size)
+        rows = tuple(variants)
+        return Exported(release, winner, rows, tuple(worth), work.quantized, work.unreadable)
 
 
-def describe(checkpoint: Checkpoint, dataset: DataSet, parity: Parity) -> dict[str, Any]:
-    """What a manifest says beside the hashes of its files."""
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_revision": git_revision(),
-        "precision": "fp32",
-        "opset": OPSET,
-        "ir_version": IR_VERSION,
-        "max_batch_size": MAX_BATCH_SIZE,
-        "checkpoint": {"sha256": checkpoint.sha256, "made_by": dict(checkpoint.made_by)},
-        "normalization": asdict(checkpoint.normalization),
-        "gates": {"parity": {**asdict(parity), "images_from": dataset.name}},
-        "tools": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-    }
+def _winner(variants: list[Variant], precision: Precision) -> Variant:
+    broken = next((each for each in variants if each.failure and each.name in (precision, "fp32")), None)
+    if broken is not None:  # a wrong fp32 file means that the export itself is wrong
+        raise GateFailed(f"{broken.name}: {broken.failure}")
+    return fastest(variants) if precision == "auto" else next(each for each in variants if each.name == precision)
+
+
+class _Work:
+    """The files of one export in a scratch directory, and what was found on the way."""
+
+    def __init__(self, checkpoint: Checkpoint, dataset: DataSet, scratch: Path, report: Report) -> None:
+        self.checkpoint, self.dataset, self.scratch, self.report = checkpoint, dataset, scratch, report
+        self.quantized: int8.Quantized | None = None
+        self.unreadable: tuple[str, ...] = ()
+        self.scheme = quantize.CPU if has_vnni() else quantize.CPU_WITHOUT_VNNI
+
+    def make(self, precision: Precision) -> list[Variant]:
+        """Export, and make and judge the variants that ``precision`` needs: fp32 always, the others stand on it."""
+        report = self._counter("Exporting to ONNX", 1)
+        exported = self._path("exported")
+        export_onnx(self.checkpoint, exported, metadata={"git_revision": git_revision()})
+        self.exported = read_model(exported)
+        report(1)
+        self.folded = copy(self.exported)
+        for rewrite in rewrites.FLOAT:
+            rewrite.apply(self.folded)
+        self.images = gate_images(self.dataset, self.checkpoint.labels)
+        report = self._counter("Asking PyTorch", len(self.images))
+        self.reference = answers(torch_runner(self.checkpoint), self.images.pixels, on_images=report)
+        self._skipped(self.images)
+        variants = [self._attempt("fp32", lambda: write_model(self.folded, self._path("fp32")))]
+        if precision == "fp16":
+            variants.append(self._attempt("fp16", lambda: to_fp16(self._path("exported"), self._path("fp16"))))
+        if precision in ("auto", "int8"):
+            variants.append(self._attempt("int8", self._write_int8))
+        return variants
+
+    def worth(self) -> list[Worth]:
+        """What each rewrite is worth on this machine."""
+        sides = 1 if self.quantized is None else 2
+        report = self._counter("Timing the rewrites", sides * (ROUNDS + 1))
+        return rewrites_worth(self.exported, self.quantized, on_round=lambda: report(1))
+
+    def time(self, variants: list[Variant]) -> list[Variant]:
+        """The variants with their speeds, taken in turns."""
+        report = self._counter("Timing the variants", ROUNDS + 1)
+        runners = {each.name: onnx_runner(each.path) for each in variants if not each.failure}
+        speeds = measure(runners, rounds=ROUNDS, batch_sizes=BATCH_SIZES, on_round=lambda: report(1))
+        return [replace(each, speed=speeds.get(each.name)) for each in variants]
+
+    def manifest(self, winner: Variant, variants: list[Variant], worth: list[Worth]) -> dict[str, Any]:
+        """What the release says beside the hashes of its files."""
+        return {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git_revision": git_revision(),
+            "precision": winner.name,
+            "opset": OPSET,
+            "ir_version": IR_VERSION,
+            "max_batch_size": MAX_BATCH_SIZE,
+            "checkpoint": {"sha256": self.checkpoint.sha256, "made_by": dict(self.checkpoint.made_by)},
+            "normalization": asdict(self.checkpoint.normalization),
+            "gates": {
+                "images_from": self.dataset.name,
+                "parity_tolerance": PARITY_TOLERANCE,
+                "budget_points": BUDGET_POINTS,
+                "unreadable": len(self.unreadable),
+            },
+            "variants": [each.row(published=each is winner) for each in variants],
+            "rewrites": [each.row() for each in worth],
+            "quantization": self._quantization() if winner.name == "int8" else None,
+            "machine": cpu_description(),
+            "tools": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "onnx": onnx.__version__,
+                "onnx_ir": onnx_ir.__version__,
+                "onnxruntime": onnxruntime.__version__,
+            },
+        }
+
+    def _quantization(self) -> dict[str, Any]:
+        assert self.quantized is not None
+        layers = len(self.quantized.harm)
+        return {
+            "activations": "uint8",
+            "weights": "int8, a scale for each filter",
+            "reduce_range": self.scheme is quantize.CPU_WITHOUT_VNNI,
+            "method": self.quantized.trial.method,
+            "integer_layers": layers - len(self.quantized.trial.float_layers),
+            "layers": layers,
+            "float_layers": list(self.quantized.trial.float_layers),
+            "trials": [asdict(trial) for trial in self.quantized.trials],
+            "sensitivity": [asdict(each) for each in self.quantized.harm],
+        }
+
+    def _write_int8(self) -> None:
+        calibration = calibration_images(self.dataset)
+        choice = choice_images(self.dataset, self.checkpoint.labels)
+        self._skipped(calibration, choice)
+        report = self._counter("Choosing how to quantise", int8.steps(self.folded))
+        self.quantized = int8.choose(self.folded, calibration, choice, self.scheme, on_step=lambda: report(1))
+        write_model(int8.finish(self.quantized), self._path("int8"))
+
+    def _attempt(self, name: str, make: Callable[[], None]) -> Variant:
+        report = self._counter(f"Judging {name}", len(self.images))
+        return attempt(name, self._path(name), make, self.images, self.reference, on_images=report)
+
+    def _path(self, name: str) -> Path:
+        return self.scratch / f"{name}.onnx"
+
+    def _skipped(self, *images: Images) -> None:
+        lines = [line for each in images for line in each.unreadable]
+        self.unreadable += tuple(line for line in lines if line not in self.unreadable)
+
+    def _counter(self, step: str, total: int) -> Callable[[int], None]:
+        done = 0
+        self.report(Progress(step, 0, total))
+
+        def count(more: int) -> None:
+            nonlocal done
+            done = min(total, done + more)
+            self.report(Progress(step, done, total))
+
+        return count
 
 
 def git_revision() -> str:

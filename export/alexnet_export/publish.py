@@ -2,6 +2,7 @@
 
 ``<repository>/<model>/<N>/model.onnx`` and ``manifest.json``; ``config.pbtxt`` and ``labels.txt`` are the model's. A
 release is written into a hidden directory beside the versions, flushed, and renamed; until then nothing has happened.
+One that is rolled back is hidden under another name, and its number is never given again.
 """
 
 from __future__ import annotations
@@ -13,28 +14,34 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alexnet_export.atomic import flush, sha256_file, write_text, writing
-from alexnet_export.config import render_config
+from alexnet_export.config import render_configs
 from alexnet_export.errors import UserError
 
 MODEL = "alexnet"
 MANIFEST = "manifest.json"
+_ROLLED_BACK = ".rolled-back-"
+_HIGHEST = ".highest-version"
 
 
 @dataclass(frozen=True)
 class Release:
-    """A published version."""
+    """A published version, or one that was rolled back."""
 
     directory: Path
 
     @property
     def version(self) -> int:
-        return int(self.directory.name)
+        return int(self.directory.name.removeprefix(_ROLLED_BACK))
+
+    @property
+    def rolled_back(self) -> bool:
+        return self.directory.name.startswith(_ROLLED_BACK)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -51,13 +58,50 @@ class Release:
             ) from None
 
 
+def check_files(release: Release) -> dict[str, Any]:
+    """The manifest of a release whose files are what it says.
+
+    Raises:
+        UserError: a file is missing, altered or not listed, or the manifest was edited by hand.
+    """
+    manifest, directory = release.manifest, release.directory
+    remedy = "publish again, or go back with alexnet-export rollback"
+    listed = manifest.get("files")
+    if manifest.get("version") != release.version or not isinstance(listed, dict) or not listed:
+        raise UserError(f"{directory / MANIFEST}: was edited by hand, or is of another version; {remedy}")
+    for path in sorted(directory.iterdir()):
+        if path.name not in (MANIFEST, *listed):
+            raise UserError(f"{path}: is not listed in {MANIFEST}; remove it, or {remedy}")
+    for name, facts in listed.items():
+        if not (directory / name).is_file():
+            raise UserError(f"{directory / name}: missing though {MANIFEST} lists it; {remedy}")
+        if not isinstance(facts, dict) or sha256_file(directory / name) != facts.get("sha256"):
+            raise UserError(f"{directory / name}: its SHA-256 is not the one in {MANIFEST}; {remedy}")
+    return manifest
+
+
 def releases(repository: Path, model: str = MODEL) -> list[Release]:
     """The published versions, oldest first."""
+    return _numbered(repository / model, "")
+
+
+def rolled_back(repository: Path, model: str = MODEL) -> list[Release]:
+    """The versions that were rolled back and not pruned, oldest first."""
+    return _numbered(repository / model, _ROLLED_BACK)
+
+
+def check_publishable(repository: Path, labels: Sequence[str], model: str = MODEL) -> None:
+    """Find out early what would stop ``publish``.
+
+    Raises:
+        UserError: the repository cannot be written, or its releases have other classes.
+    """
     directory = repository / model
-    if not directory.is_dir():
-        return []
-    numbered = [path for path in directory.iterdir() if path.is_dir() and re.fullmatch("[1-9][0-9]*", path.name)]
-    return [Release(path) for path in sorted(numbered, key=lambda path: int(path.name))]
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writable-", dir=directory):
+            pass
+    _check_labels(releases(repository, model), labels)
 
 
 def publish(
@@ -86,16 +130,18 @@ def publish(
         with _locked(directory):
             existing = releases(repository, model)
             _check_labels(existing, labels)
-            version = existing[-1].version + 1 if existing else 1
+            version = _highest(directory) + 1
             staged = Path(tempfile.mkdtemp(prefix=".publishing-", dir=directory))
-            before = {path: _text(path) for path in (directory / "labels.txt", directory / "config.pbtxt")}
+            names = "".join(f"{label}\n" for label in labels)
+            ours = {"labels.txt": names, **render_configs(model, classes=len(labels))}
+            before = {directory / name: _text(directory / name) for name in ours}
+            other_classes = before[directory / "labels.txt"] != names
             try:
                 _fill(staged, files, {**manifest, "model": model, "version": version, "labels": list(labels)})
-                names = "".join(f"{label}\n" for label in labels)
-                if _text(directory / "config.pbtxt") is None or _text(directory / "labels.txt") != names:
-                    # Only for other classes: what a user has tuned in config.pbtxt stays.
-                    _replace_if_other(directory / "labels.txt", names)
-                    _replace_if_other(directory / "config.pbtxt", render_config(model, classes=len(labels)))
+                for path, text in before.items():
+                    if text is None or other_classes:  # what a user has tuned in a configuration stays
+                        path.parent.mkdir(exist_ok=True)
+                        _replace_if_other(path, ours[path.relative_to(directory).as_posix()])
                 staged.chmod(0o755)
                 staged.rename(directory / str(version))
                 flush(directory)
@@ -104,7 +150,74 @@ def publish(
                 for path, text in before.items():
                     path.unlink(missing_ok=True) if text is None else _replace_if_other(path, text)
                 raise
+            with suppress(UserError):  # it is published; the note only matters once it is deleted
+                write_text(directory / _HIGHEST, f"{version}\n")
     return Release(directory / str(version))
+
+
+def roll_back(repository: Path, *, to: int | None = None, model: str = MODEL) -> tuple[list[Release], Release]:
+    """Withdraw the newest version, or all newer than ``to``; the files stay, hidden, until ``prune``.
+
+    Returns:
+        What was withdrawn, and the version that a server started from now on takes.
+
+    Raises:
+        UserError: there is no older version, or none of that number.
+    """
+    directory = repository / model
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such model; name the model repository with --repository")
+    with writing(directory), _locked(directory):
+        there = releases(repository, model)
+        if len(there) < 2:
+            raise UserError(f"{directory}: has {len(there)} release, there is no older one to go back to")
+        target = next((each for each in there if each.version == (to or there[-2].version)), None)
+        if target is None:
+            raise UserError(f"{directory}: has no version {to}, only {', '.join(str(each.version) for each in there)}")
+        newer = [each for each in there if each.version > target.version]
+        if not newer:
+            raise UserError(f"{directory}: version {target.version} is the newest already")
+        for each in reversed(newer):  # newest first: a kill in between leaves an older one serving, never a gap
+            each.directory.rename(directory / f"{_ROLLED_BACK}{each.version}")
+        flush(directory)
+    return [Release(directory / f"{_ROLLED_BACK}{each.version}") for each in newer], target
+
+
+def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
+    """Delete all but the newest ``keep`` versions, and all that were rolled back; give what was deleted.
+
+    Raises:
+        UserError: ``keep`` is not positive, or the disk refuses.
+    """
+    if keep < 1:
+        raise UserError(f"--keep must be positive, got {keep}; the newest version is what is served")
+    directory = repository / model
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such model; name the model repository with --repository")
+    with writing(directory), _locked(directory):
+        doomed = [*rolled_back(repository, model), *releases(repository, model)[:-keep]]
+        write_text(directory / _HIGHEST, f"{_highest(directory)}\n")
+        for each in doomed:
+            hidden = directory / f".publishing-{each.directory.name}"  # removed by the next who locks, if we are killed
+            each.directory.rename(hidden)
+            shutil.rmtree(hidden)
+        flush(directory)
+    return doomed
+
+
+def _numbered(directory: Path, prefix: str) -> list[Release]:
+    if not directory.is_dir():
+        return []
+    pattern = re.escape(prefix) + "[1-9][0-9]*"
+    found = [Release(path) for path in directory.iterdir() if path.is_dir() and re.fullmatch(pattern, path.name)]
+    return sorted(found, key=lambda release: release.version)
+
+
+def _highest(directory: Path) -> int:
+    """The highest number ever given, whatever has been deleted since."""
+    noted = _text(directory / _HIGHEST) or "0"
+    there = [each.version for prefix in ("", _ROLLED_BACK) for each in _numbered(directory, prefix)]
+    return max([int(noted) if noted.strip().isdecimal() else 0, *there])
 
 
 def _fill(staged: Path, files: Mapping[str, Path], manifest: Mapping[str, Any]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:  # the heavy modules are imported by the commands that need them
     from alexnet_export.data import DataSet
@@ -66,3 +69,34 @@ def progress_bars() -> Progress:
 def complain(text: str) -> None:
     """Say on stderr what went wrong."""
     print(f"alexnet-export: {text}", file=sys.stderr)
+
+
+def variants_table(rows: list[dict[str, Any]]) -> Table:
+    """The variants side by side; ``rows`` are those of a manifest."""
+    table = Table("variant", *(row["name"] for row in rows), highlight=False)
+    lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("file", lambda row: f"{row['bytes'] / 1e6:.1f} MB"),
+        ("top-1", lambda row: f"{row['top1']:.2%} of {row['labelled']} images"),
+        ("loss, points (95 %)", _loss),
+        ("same best class", lambda row: f"{row['agreement']:.2%}"),
+        ("max |Δlogit|", lambda row: f"{row['max_logit_difference']:.1e} of the range"),
+        ("batch of 1", lambda row: f"{row['batch1_ms']:.1f} ms"),
+        ("best", lambda row: f"{row['images_per_second']:.0f} images/s at batch {row['best_batch']}"),
+    ]
+    for name, text in lines:
+        table.add_row(name, *(_cell(text, row) for row in rows))
+    verdicts = (("published" if row["published"] else row["verdict"], row["verdict"] == "passed") for row in rows)
+    table.add_row("verdict", *(Text(text, style="green" if passed else "red") for text, passed in verdicts))
+    return table
+
+
+def _loss(row: dict[str, Any]) -> str:
+    loss = row["loss_points"]
+    return f"{loss['estimate']:+.2f} ({loss['low']:+.2f} to {loss['high']:+.2f})"
+
+
+def _cell(text: Callable[[dict[str, Any]], str], row: dict[str, Any]) -> str:
+    try:
+        return text(row)
+    except TypeError:  # what a failed variant has not got is None
+        return "-"

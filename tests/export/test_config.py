@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from alexnet_export.config import render_config
+from alexnet_export.config import cpu_config, gpu_config, render_config, render_configs, tensorrt_config
 from alexnet_export.digits import LABELS
 
 MODEL = Path("model_repository/alexnet")
@@ -19,8 +19,10 @@ def config():
     return text_format.Parse(render_config("alexnet", classes=10), model_config_pb2.ModelConfig())
 
 
-def test_the_committed_configuration_is_the_one_written_for_the_digits():
-    assert (MODEL / "config.pbtxt").read_text() == render_config("alexnet", classes=len(LABELS))
+def test_the_committed_configurations_are_those_written_for_the_digits():
+    texts = render_configs("alexnet", classes=len(LABELS))
+    assert texts == {path: (MODEL / path).read_text() for path in texts}
+    assert {path.name for path in (MODEL / "configs").iterdir()} == {"gpu.pbtxt", "tensorrt.pbtxt"}
     assert (MODEL / "labels.txt").read_text().split() == list(LABELS)
 
 
@@ -50,3 +52,57 @@ def test_nothing_that_matters_is_left_to_a_default(config):
 
 def test_labels_are_beside_the_output_that_is_classified(config):
     assert {each.name: each.label_filename for each in config.output} == {"logits": "", "probabilities": "labels.txt"}
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("config.pbtxt", cpu_config), ("configs/gpu.pbtxt", gpu_config), ("configs/tensorrt.pbtxt", tensorrt_config)],
+)
+def test_what_is_written_reads_back_as_the_same_message(path, message):
+    text = render_configs("mine", classes=1000)[path]
+    expected = message("mine", classes=1000)
+    assert text_format.Parse(text, model_config_pb2.ModelConfig()) == expected
+    assert text_format.MessageToString(expected) != text, "the reasons stand beside the values"
+
+
+def test_what_protobuf_would_leave_out_is_written_all_the_same():
+    for text in render_configs("alexnet", classes=10).values():
+        assert "max_queue_delay_microseconds: 0" in text
+        assert "timeout_action: REJECT" in text
+
+
+def test_on_the_gpu_one_profile_covers_every_batch_and_the_backends_own_keys_are_at_the_top():
+    config = gpu_config("alexnet", classes=10)
+    tensorrt, cuda = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (tensorrt.name, cuda.name) == ("tensorrt", "cuda")
+    assert tensorrt.parameters["trt_profile_min_shapes"] == "image:1x224x224x3"
+    assert tensorrt.parameters["trt_profile_max_shapes"] == "image:64x224x224x3"
+    assert "precision_mode" not in tensorrt.parameters
+    assert set(config.parameters) == {
+        "cudnn_conv_algo_search",
+        "arena_extend_strategy",
+        "gpu_mem_limit",
+        "do_copy_in_default_stream",
+    }
+
+
+def test_every_size_with_a_cuda_graph_is_warmed_up():
+    config = tensorrt_config("alexnet", classes=10)
+    assert config.optimization.cuda.graphs
+    sizes = {1, *config.dynamic_batching.preferred_batch_size, config.max_batch_size}
+    assert {sample.batch_size for sample in config.model_warmup} == sizes
+
+
+def test_our_backend_reads_the_gpu_configuration():
+    from google.protobuf.json_format import MessageToDict
+
+    from alexnet_server.onnxruntime.settings import read_settings
+
+    config = MessageToDict(gpu_config("alexnet", classes=10), preserving_proto_field_name=True)
+    for each in config["parameters"].values():
+        assert set(each) == {"string_value"}
+    providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    settings = read_settings(config, kind="GPU", device_id=0, available=providers, cpus=2)
+    assert [name for name, _ in settings.providers] == providers
+    assert dict(settings.providers)["CUDAExecutionProvider"]["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert not settings.ignored

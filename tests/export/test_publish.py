@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import resource
@@ -15,7 +16,7 @@ import pytest
 
 from alexnet_export import publish as publishing
 from alexnet_export.errors import UserError
-from alexnet_export.publish import publish, releases
+from alexnet_export.publish import Release, check_files, prune, publish, releases, roll_back, rolled_back
 
 LABELS = ("cat", "dog")
 fork = multiprocessing.get_context("fork")
@@ -100,7 +101,7 @@ def test_a_full_disk_leaves_the_repository_as_it_was(repository, model, monkeypa
     with pytest.raises(UserError, match="the disk is full; free some space"):
         publish(repository, {"model.onnx": model}, LABELS, {})
     assert snapshot(repository) == before
-    assert not list(repository.glob("alexnet/.*"))
+    assert not list(repository.glob("alexnet/.publishing-*"))
 
 
 def test_a_first_release_of_other_classes_that_fails_at_the_last_step_gives_the_old_files_back(
@@ -136,7 +137,7 @@ def test_a_write_the_system_cuts_off_in_the_middle_leaves_the_repository_as_it_w
     process.join(30)
     assert "cannot be written" in answer.get()
     assert snapshot(repository) == before
-    assert not list(repository.glob("alexnet/.*"))
+    assert not list(repository.glob("alexnet/.publishing-*"))
 
 
 def _die_at(step: str, repository: Path, model: Path) -> None:
@@ -157,7 +158,7 @@ def test_a_kill_at_any_step_leaves_the_repository_as_it_was_and_the_next_try_cle
     assert process.exitcode == -signal.SIGKILL
     assert snapshot(repository) == before
     assert publish(repository, {"model.onnx": model}, LABELS, {}).version == 2
-    assert not list(repository.glob("alexnet/.*"))
+    assert not list(repository.glob("alexnet/.publishing-*"))
 
 
 def test_many_publishing_at_once_each_get_a_version_of_their_own(repository, model):
@@ -191,3 +192,126 @@ def test_a_damaged_manifest_is_named(repository):
 
 def test_a_repository_that_does_not_exist_has_no_releases(tmp_path):
     assert releases(tmp_path / "nowhere") == []
+
+
+@pytest.fixture
+def three(repository, model) -> Path:
+    """A repository with three releases."""
+    for _ in range(2):
+        publish(repository, {"model.onnx": model}, LABELS, {})
+    return repository
+
+
+def versions(found) -> list[int]:
+    return [release.version for release in found]
+
+
+def test_a_rollback_withdraws_the_newest_and_keeps_its_files(three):
+    before = (three / "alexnet/3/model.onnx").read_bytes()
+    withdrawn, target = roll_back(three)
+    assert (versions(withdrawn), target.version, versions(releases(three))) == ([3], 2, [1, 2])
+    assert versions(rolled_back(three)) == [3]
+    assert (withdrawn[0].directory / "model.onnx").read_bytes() == before
+
+
+def test_a_rollback_to_a_version_withdraws_all_newer_ones(three):
+    withdrawn, target = roll_back(three, to=1)
+    assert (versions(withdrawn), target.version, versions(releases(three))) == ([2, 3], 1, [1])
+
+
+def test_a_number_is_never_given_again(three, model):
+    roll_back(three, to=1)
+    assert publish(three, {"model.onnx": model}, LABELS, {}).version == 4
+    prune(three, keep=1)
+    assert (versions(releases(three)), versions(rolled_back(three))) == ([4], [])
+    shutil.rmtree(three / "alexnet/4")
+    assert publish(three, {"model.onnx": model}, LABELS, {}).version == 5
+
+
+def test_prune_keeps_the_newest_and_deletes_what_was_rolled_back(three):
+    roll_back(three)
+    assert versions(prune(three, keep=1)) == [3, 1]
+    assert versions(releases(three)) == [2]
+    assert not list(three.glob("alexnet/.publishing-*"))
+    assert prune(three, keep=1) == []
+
+
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [
+        (lambda repository: roll_back(repository, to=7), "has no version 7, only 1, 2, 3"),
+        (lambda repository: roll_back(repository, to=3), "version 3 is the newest already"),
+        (lambda repository: prune(repository, keep=0), "--keep must be positive, got 0"),
+        (lambda repository: roll_back(repository / "nowhere"), "no such model; name the model repository"),
+        (lambda repository: prune(repository / "nowhere", keep=1), "no such model; name the model repository"),
+    ],
+)
+def test_what_cannot_be_rolled_back_or_pruned_is_said(three, act, says):
+    before = snapshot(three)
+    with pytest.raises(UserError, match=says):
+        act(three)
+    assert snapshot(three) == before
+
+
+def test_the_only_release_cannot_be_rolled_back(repository):
+    with pytest.raises(UserError, match="has 1 release, there is no older one to go back to"):
+        roll_back(repository)
+
+
+def test_a_kill_in_a_prune_is_cleaned_up_by_the_next(three):
+    def die(repository):
+        shutil.rmtree = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+        prune(repository, keep=2)
+
+    process = fork.Process(target=die, args=(three,))
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    assert versions(releases(three)) == [2, 3]
+    prune(three, keep=2)
+    assert not list(three.glob("alexnet/.publishing-*"))
+
+
+def test_a_rollback_and_a_publication_at_once_do_not_disturb_each_other(three, model):
+    processes = [
+        *(fork.Process(target=publish, args=(three, {"model.onnx": model}, LABELS, {})) for _ in range(3)),
+        *(fork.Process(target=roll_back, args=(three,)) for _ in range(2)),
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 5
+    there, withdrawn = versions(releases(three)), versions(rolled_back(three))
+    assert sorted(there + withdrawn) == [1, 2, 3, 4, 5, 6]
+    assert len(withdrawn) == 2
+    assert all(check_files(release) for release in releases(three))
+
+
+def damage(change):
+    def apply(release: Release) -> None:
+        manifest = release.manifest
+        change(manifest)
+        (release.directory / "manifest.json").write_text(json.dumps(manifest))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda release: (release.directory / "model.onnx").write_bytes(b"other"), "model.onnx: its SHA-256 is not"),
+        (lambda release: (release.directory / "model.onnx").unlink(), "model.onnx: missing though manifest.json lists"),
+        (lambda release: (release.directory / "model.plan").touch(), "model.plan: is not listed in manifest.json"),
+        (damage(lambda manifest: manifest.update(version=2)), "was edited by hand, or is of another version"),
+        (damage(lambda manifest: manifest.update(files={})), "was edited by hand"),
+        (damage(lambda manifest: manifest.update(files=[])), "was edited by hand"),
+        (damage(lambda manifest: manifest["files"].update({"model.onnx": 3})), "its SHA-256 is not the one"),
+    ],
+)
+def test_a_release_whose_files_are_not_its_manifests_is_found(repository, harm, says):
+    release = releases(repository)[0]
+    assert check_files(release)["version"] == 1
+    harm(release)
+    with pytest.raises(UserError, match=says):
+        check_files(release)

@@ -1,4 +1,4 @@
-"""The parity gate: what is not equal to its source is not published."""
+"""The answers that the gates judge: every batch size, on real images, from whoever runs the network."""
 
 from __future__ import annotations
 
@@ -7,94 +7,80 @@ import onnx
 import pytest
 
 from alexnet_export.checkpoint import Checkpoint
-from alexnet_export.data import DataSet, Unreadable
 from alexnet_export.errors import GateFailed, UserError
+from alexnet_export.gates import check_parity, judge
+from alexnet_export.gateset import gate_images
 from alexnet_export.model import IMAGENET
-from alexnet_export.verify import compare, verify
-
-GENERATOR = np.random.default_rng(0)
-LOGITS = GENERATOR.normal(size=(600, 10)).astype(np.float32)
+from alexnet_export.runners import onnx_runner, open_session, torch_runner
+from alexnet_export.verify import answers
 
 
-def test_the_export_equals_pytorch_on_500_images_at_every_batch_size(release):
-    gate = release.manifest["gates"]["parity"]
-    assert gate["images"] >= 500
-    assert gate["same_top1"] == gate["images"]
-    assert gate["batch_sizes"] == [1, 2, 7, 64]
-    assert 0 <= gate["max_logit_difference"] <= 1e-4
+@pytest.fixture(scope="module")
+def images(few_digits, checkpoint):
+    return gate_images(few_digits, checkpoint.labels)
 
 
-def test_equal_logits_pass_with_no_difference():
-    parity = compare(LOGITS, LOGITS.copy(), {64})
-    assert (parity.images, parity.same_top1, parity.max_logit_difference) == (600, 600, 0.0)
+@pytest.fixture(scope="module")
+def reference(checkpoint, images):
+    return answers(torch_runner(checkpoint), images.pixels)
 
 
-def test_one_logit_that_is_off_by_more_than_the_tolerance_fails():
-    off = LOGITS.copy()
-    off[300, 4] -= 2e-4 * np.ptp(LOGITS)
-    with pytest.raises(GateFailed, match=r"a logit differs by 2\.0\de-04 of the logits' range, 1e-04 is allowed"):
-        compare(LOGITS, off, {64})
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
 
-def test_another_best_class_fails_however_small_the_difference():
-    tied = LOGITS.copy()
-    tied[7, :2] = tied[7].max() + 1, tied[7].max() + 1 + 1e-6
-    swapped = tied.copy()
-    swapped[7, 0] += 2e-6
-    with pytest.raises(GateFailed, match="1 of 600 images get another best class"):
-        compare(tied, swapped, {64})
+def test_batches_of_1_2_7_and_64_come_first_and_every_image_is_answered_once():
+    sizes = []
+
+    def run(pixels):
+        sizes.append(len(pixels))
+        logits = pixels[:, 0, 0, :].astype(np.float32) / 100
+        return logits, softmax(logits)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 224, 224, 3)).astype(np.uint8)
+    counted = []
+    found = answers(run, pixels, on_images=counted.append)
+    assert sizes == counted == [1, 2, 7, 64, 64, 12]
+    assert np.array_equal(found, pixels[:, 0, 0, :].astype(np.float32) / 100)
 
 
-def test_a_logit_that_is_not_finite_fails():
-    broken = LOGITS.copy()
-    broken[0, 0] = np.nan
-    with pytest.raises(GateFailed, match="1 logits are not finite"):
-        compare(LOGITS, broken, {64})
+def test_probabilities_that_are_not_the_softmax_fail():
+    logits = np.eye(3, dtype=np.float32)
+    with pytest.raises(GateFailed, match="in a batch of 1 the probabilities are not the softmax of the logits"):
+        answers(lambda pixels: (logits[:1], softmax(logits[:1])[:, ::-1]), np.zeros((1, 224, 224, 3), np.uint8))
 
 
-def test_a_file_with_one_changed_weight_is_caught(release, checkpoint, digits, tmp_path):
+def test_an_answer_for_another_count_of_images_fails():
+    logits = np.eye(3, dtype=np.float32)
+    with pytest.raises(GateFailed, match=r"a batch of 1 gives logits of shape \[3, 3\]"):
+        answers(lambda pixels: (logits, softmax(logits)), np.zeros((1, 224, 224, 3), np.uint8))
+
+
+def test_the_published_file_equals_pytorch(release, images, reference):
+    found = judge(reference, answers(onnx_runner(release.directory / "model.onnx"), images.pixels), images.labels)
+    check_parity(found)
+    assert found.images == 500
+
+
+def test_a_file_with_one_changed_weight_is_caught(release, images, reference, tmp_path):
     proto = onnx.load(release.directory / "model.onnx")
     weight = next(each for each in proto.graph.initializer if each.name.endswith("classifier.6.bias"))
     changed = onnx.numpy_helper.to_array(weight).copy()
     changed[3] += 0.1
     weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
     onnx.save_model(proto, tmp_path / "model.onnx")
+    found = judge(reference, answers(onnx_runner(tmp_path / "model.onnx"), images.pixels), images.labels)
     with pytest.raises(GateFailed, match="parity"):
-        verify(checkpoint, tmp_path / "model.onnx", digits)
+        check_parity(found)
 
 
-def test_a_checkpoint_of_another_normalisation_is_caught(release, checkpoint, digits):
-    other = Checkpoint(checkpoint.state_dict, checkpoint.labels, IMAGENET)
-    with pytest.raises(GateFailed):
-        verify(other, release.directory / "model.onnx", digits)
+def test_a_checkpoint_of_another_normalisation_is_caught(release, checkpoint, images, reference):
+    other = torch_runner(Checkpoint(checkpoint.state_dict, checkpoint.labels, IMAGENET))
+    with pytest.raises(GateFailed, match="parity"):
+        check_parity(judge(answers(other, images.pixels), reference, images.labels))
 
 
-class Some:
-    """The first images of a split; every tenth is unreadable."""
-
-    def __init__(self, split, count):
-        self.split, self.count = split, count
-
-    def __len__(self):
-        return self.count
-
-    def sample(self, index, epoch):
-        if index % 10 == 0:
-            raise Unreadable(f"{index}.jpg: damaged")
-        return self.split.sample(index, epoch)
-
-
-def test_a_small_test_split_is_filled_up_but_accuracy_counts_held_out_images_only(release, checkpoint, digits):
-    small = DataSet("small", digits.labels, digits.train, Some(digits.validation, 60), Some(digits.test, 40))
-    parity = verify(checkpoint, release.directory / "model.onnx", small)
-    assert parity.images >= 500
-    assert len(parity.unreadable) == 4 + 6
-    assert round(parity.accuracy * 36) == pytest.approx(parity.accuracy * 36), "a share of the 36 readable test images"
-    other = DataSet("other", ("a", "b"), small.train, small.validation, small.test)
-    assert verify(checkpoint, release.directory / "model.onnx", other).accuracy is None
-
-
-def test_too_few_readable_images_are_no_proof(release, checkpoint, digits):
-    few = DataSet("few", digits.labels, *(Some(digits.test, 170) for _ in range(3)))
-    with pytest.raises(UserError, match="459 readable images to compare on, 500 are needed"):
-        verify(checkpoint, release.directory / "model.onnx", few)
+def test_what_onnx_runtime_cannot_load_is_named(tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    with pytest.raises(UserError, match=r"broken\.onnx: ONNX Runtime .* cannot load it"):
+        open_session(tmp_path / "broken.onnx")

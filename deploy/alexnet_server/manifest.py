@@ -1,0 +1,99 @@
+"""What a release says of its files, and whether they still are what it says. Reads the repository, never writes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+MANIFEST = "manifest.json"
+INTEGER_FLAGS = frozenset(("avx512_vnni", "avx_vnni", "amx_int8"))
+"""CPU flags of instructions that sum products of 8-bit integers in 32 bits."""
+
+
+def wrong_files(model: Path, config: Path) -> str:
+    """The first thing wrong with the files of the versions that would be served; empty if there is none.
+
+    Args:
+        model: its directory in the repository.
+        config: the configuration it is served with.
+    """
+    if not list(model.glob(f"[1-9]*/{MANIFEST}")):
+        return ""  # somebody's own model, which this project did not publish
+    return next((problem for version in served(model, config) for problem in _wrong(version)), "")
+
+
+def needs_integer_flags(model: Path, config: Path) -> bool:
+    """Whether a version that would be served has int8 weights of full range, which overflow without such instructions."""
+    for version in served(model, config):
+        manifest = _read(version)
+        quantization = manifest.get("quantization") if manifest else None
+        if isinstance(quantization, dict) and quantization.get("reduce_range") is False:
+            return True
+    return False
+
+
+def has_integer_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU has instructions for sums of integer products."""
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    return bool(flags and INTEGER_FLAGS & set(flags.group(1).split()))
+
+
+def served(model: Path, config: Path) -> list[Path]:
+    """The version directories that Triton would load by the configuration's version policy."""
+    try:
+        policy = text_format.Parse(
+            config.read_text(), model_config_pb2.ModelConfig(), allow_unknown_field=True
+        ).version_policy
+    except (OSError, ValueError, text_format.ParseError):
+        policy = model_config_pb2.ModelVersionPolicy()  # Triton will say what is wrong with it
+    there = versions(model)
+    if policy.WhichOneof("policy_choice") == "all":
+        return there
+    if policy.WhichOneof("policy_choice") == "specific":
+        return [version for version in there if int(version.name) in policy.specific.versions]
+    return there[-max(1, policy.latest.num_versions) :]
+
+
+def versions(model: Path) -> list[Path]:
+    """The version directories of a model, oldest first."""
+    numbered = [path for path in model.iterdir() if path.is_dir() and re.fullmatch("[1-9][0-9]*", path.name)]
+    return sorted(numbered, key=lambda path: int(path.name))
+
+
+def _read(version: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads((version / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _wrong(version: Path) -> Iterator[str]:
+    manifest = _read(version)
+    if manifest is None:
+        yield f"{version / MANIFEST} is missing or damaged"
+        return
+    files = manifest.get("files")
+    if manifest.get("version") != int(version.name) or not isinstance(files, dict) or not files:
+        yield f"{version / MANIFEST} was edited by hand, or is of another version"
+        return
+    for path in sorted(version.iterdir()):
+        if path.name not in (MANIFEST, *files):
+            yield f"{path} is not listed in {MANIFEST}"
+    for name, facts in files.items():
+        if not (version / name).is_file():
+            yield f"{version / name} is missing, {MANIFEST} lists it"
+        elif not isinstance(facts, dict) or _sha256(version / name) != facts.get("sha256"):
+            yield f"{version / name} is not the file that was published: its SHA-256 is not the one in {MANIFEST}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

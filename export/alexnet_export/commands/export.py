@@ -1,0 +1,110 @@
+"""``alexnet-export export``: the variants, their gates, the winner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from alexnet_export.commands.arguments import (
+    DEFAULT_REPOSITORY,
+    CheckpointDir,
+    Data,
+    DataDir,
+    Labels,
+    Repository,
+    Weights,
+    print_json,
+    read_source,
+    run,
+)
+from alexnet_export.errors import GateFailed
+from alexnet_export.terminal import complain, console, progress_bars, variants_table
+
+if TYPE_CHECKING:
+    from alexnet_export.pipeline import Exported, Progress
+    from alexnet_export.variants import Variant
+
+
+def export(
+    checkpoint: CheckpointDir = None,
+    weights: Weights = None,
+    labels: Labels = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+    data: Data = "digits",
+    data_dir: DataDir = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16, int8, or auto: the fastest here that passes its gate")
+    ] = "auto",
+) -> None:
+    """Make the variants, prove them against PyTorch on real images, and publish one as the next version."""
+
+    def work() -> dict[str, Any]:
+        from alexnet_export.data import open_dataset
+        from alexnet_export.pipeline import export_release
+
+        source = read_source(checkpoint, weights, labels)
+        dataset = open_dataset(data, directory=data_dir)
+        rows: list[dict[str, Any]] = []
+
+        def on_variants(variants: list[Variant]) -> None:
+            rows.extend(variant.row(published=False) for variant in variants)
+
+        try:
+            with progress_bars() as progress:
+                tasks: dict[str, Any] = {}
+
+                def on_progress(step: Progress) -> None:
+                    if step.step not in tasks:
+                        tasks[step.step] = progress.add_task(step.step, total=step.total)
+                    progress.update(tasks[step.step], completed=step.done)
+
+                exported = export_release(
+                    source,
+                    dataset,
+                    repository,
+                    precision=precision,  # type: ignore[arg-type]  # the pipeline checks it
+                    on_progress=on_progress,
+                    on_variants=on_variants,
+                )
+        except GateFailed as error:
+            if rows:
+                console.print(variants_table(rows))
+            raise GateFailed(f"{error}; nothing was published") from None
+        return _show(exported)
+
+    print_json(run(work))
+
+
+def _show(exported: Exported) -> dict[str, Any]:
+    for line in exported.unreadable:
+        complain(f"skipped {line}")
+    rows = [variant.row(published=variant is exported.winner) for variant in exported.variants]
+    console.print(variants_table(rows))
+    if exported.worth:
+        console.print(_worth_table(exported))
+    if exported.winner.name == "int8" and exported.quantized:
+        trial, layers = exported.quantized.trial, len(exported.quantized.harm)
+        left = f", {', '.join(trial.float_layers)} left in float" if trial.float_layers else ""
+        console.print(
+            f"{layers - len(trial.float_layers)} of {layers} layers run as integers, ranges by {trial.method}{left}."
+        )
+    if exported.winner.name == "fp16":
+        console.print("Half precision is for GPUs: serve it with --config-name gpu.")
+    console.print(f"Published {exported.release.directory} ({exported.winner.name})")
+    return {
+        "version": exported.release.version,
+        "directory": str(exported.release.directory),
+        "precision": exported.winner.name,
+        "variants": rows,
+    }
+
+
+def _worth_table(exported: Exported) -> Table:
+    title = "How many times as fast each exact rewrite makes it (middle half of the runs)"
+    table = Table("rewrite", "of", "batch 1", "batch 32", title=title)
+    for each in exported.worth:
+        cells = (f"{found.median:.2f} ({found.low:.2f} - {found.high:.2f})" for found in each.ratios.values())
+        table.add_row(each.rewrite.name, each.variant, *cells)
+    return table

@@ -1,0 +1,45 @@
+"""The gates again, through the real Triton."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from alexnet_export import checkpoint as checkpoints
+from alexnet_export.__main__ import app
+
+
+@pytest.fixture
+def saved(checkpoint, tmp_path):
+    checkpoints.save(checkpoint, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def verify(saved, repository, server):
+    arguments = ("verify", "--checkpoint", saved, "--repository", repository, "--served", server.target)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_what_triton_answers_passes_the_gate_of_its_release(server, repository, saved, monkeypatch):
+    monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 500)
+    before = server.metric("nv_inference_count")
+    result = verify(saved, repository, server)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert (found["version"], found["answered_by"], found["agreement"]) == (1, server.target, 1.0)
+    assert found["max_logit_difference"] <= 1e-4
+    assert server.metric("nv_inference_count") - before == 500
+
+
+def test_a_server_that_answers_with_another_version_than_the_repository_has_is_found(
+    server, repository, saved, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 500)
+    shutil.copytree(repository, tmp_path / "copy")
+    (tmp_path / "copy/alexnet/1").rename(tmp_path / "copy/alexnet/2")
+    result = verify(saved, tmp_path / "copy", server)
+    assert result.exit_code == 2
+    assert "answers with version 1, which" in result.stderr

@@ -1,0 +1,240 @@
+"""The lint of configurations: each mistake is found once, with its fix; what is right is left in peace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+from typer.testing import CliRunner
+
+from alexnet_export.__main__ import app
+from alexnet_export.accelerators import OVERWRITTEN_KEYS, TENSORRT_KEYS
+from alexnet_export.check import TARGETS, check_config, check_repository
+from alexnet_export.config import cpu_config, gpu_config, render_configs, tensorrt_config
+from alexnet_server.onnxruntime import settings
+
+OLD, NEW = TARGETS["24.10"], TARGETS["26.06"]
+MAKERS = {"config.pbtxt": cpu_config, "configs/gpu.pbtxt": gpu_config, "configs/tensorrt.pbtxt": tensorrt_config}
+MANIFEST = {"files": {"model.onnx": {}}, "max_batch_size": 64, "precision": "int8"}
+
+
+def graph(*, batch="batch", opset=18, ir_version=10, pixel=onnx.TensorProto.UINT8, classes=10, extra=False):
+    def tensor(name, kind, *shape):
+        return onnx.helper.make_tensor_value_info(name, kind, [batch, *shape])
+
+    outputs = [tensor(name, onnx.TensorProto.FLOAT, classes) for name in ("logits", "probabilities")]
+    inputs = [tensor("image", pixel, 224, 224, 3), *([tensor("mask", pixel, 1)] if extra else [])]
+    made = onnx.helper.make_graph([], "g", inputs, outputs)
+    return onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+def found(name="config.pbtxt", change=lambda config: None, **how):
+    config = MAKERS[name]("alexnet", classes=10)
+    change(config)
+    given = {"target": OLD, "model": graph(), "manifest": MANIFEST, "labels": 10, **how}
+    return check_config(text_format.MessageToString(config), path=Path("models/alexnet") / name, **given)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
+def test_what_we_write_has_no_findings(name, target):
+    assert found(name, target=target) == []
+    assert found(name, target=target, model=None, manifest=None) == [], "before there is a release"
+
+
+def queue(config):
+    return config.dynamic_batching.default_queue_policy
+
+
+def tensorrt(config):
+    return config.optimization.execution_accelerators.gpu_execution_accelerator[0].parameters
+
+
+def cuda(config):
+    return config.optimization.execution_accelerators.gpu_execution_accelerator[1].parameters
+
+
+CPU, GPU, PLAN = MAKERS
+KIND_AUTO = model_config_pb2.ModelInstanceGroup.KIND_AUTO
+MISTAKES = {
+    "name": (
+        CPU,
+        lambda c: setattr(c, "name", "other"),
+        "name 'other' is not that of its directory",
+        'name: "alexnet"',
+    ),
+    "backend": (CPU, lambda c: c.ClearField("backend"), "no backend", 'backend: "onnxruntime"'),
+    "runtime": (CPU, lambda c: setattr(c, "runtime", "x.py"), "a runtime is named", "remove it"),
+    "file name": (CPU, lambda c: c.ClearField("default_model_filename"), "no default_model_filename", "model.onnx"),
+    "batching": (PLAN, lambda c: c.ClearField("dynamic_batching"), "no dynamic_batching", "default_queue_policy"),
+    "versions": (CPU, lambda c: c.ClearField("version_policy"), "no version_policy", "latest { num_versions: 1 }"),
+    "metrics": (CPU, lambda c: c.model_metrics.metric_control.add(), "model_metrics, which Triton 24.10", "24.11"),
+    "instances": (CPU, lambda c: c.ClearField("instance_group"), "no instance_group", "count: 1"),
+    "kind": (CPU, lambda c: setattr(c.instance_group[0], "kind", KIND_AUTO), "without count or kind", "KIND_CPU"),
+    "queue": (CPU, lambda c: queue(c).ClearField("max_queue_size"), "the queue has no bound", "max_queue_size: 512"),
+    "timeout": (CPU, lambda c: queue(c).ClearField("default_timeout_microseconds"), "wait for ever", "10000000"),
+    "override": (CPU, lambda c: queue(c).ClearField("allow_timeout_override"), "deadline is ignored", "true"),
+    "captured": (
+        PLAN,
+        lambda c: c.optimization.cuda.graph_spec.add(batch_size=99),
+        "CUDA graph for batch 99",
+        "remove",
+    ),
+    "graphs": (GPU, lambda c: setattr(c.optimization.cuda, "graphs", True), "no effect outside the tensorrt", "remove"),
+    "warm-up": (CPU, lambda c: c.model_warmup.pop(), "no warm-up for batch 64", "model_warmup { batch_size: 64"),
+    "warm-up of one": (PLAN, lambda c: c.model_warmup.pop(2), "no warm-up for batch 16", "batch_size: 16"),
+    "labels": (CPU, lambda c: c.output[1].ClearField("label_filename"), "no output has a label_filename", "labels.txt"),
+    "file": (CPU, lambda c: setattr(c, "default_model_filename", "m.onnx"), "has no m.onnx", "name one of model.onnx"),
+    "input name": (CPU, lambda c: setattr(c.input[0], "name", "images"), "input images is not in the graph", "image"),
+    "input type": (CPU, lambda c: setattr(c.input[0], "data_type", 11), "image is TYPE_FP32", "data_type: TYPE_UINT8"),
+    "input dims": (CPU, lambda c: c.input[0].dims.insert(0, -1), "image has dims [-1, 224, 224, 3]", "[224, 224, 3]"),
+    "output name": (CPU, lambda c: setattr(c.output[0], "name", "y"), "output y is not in the graph", "logits"),
+    "profile": (
+        GPU,
+        lambda c: tensorrt(c).pop("trt_profile_opt_shapes"),
+        "trt_profile_opt_shapes is missing",
+        "image:32x",
+    ),
+    "profile max": (
+        GPU,
+        lambda c: tensorrt(c).update(trt_profile_max_shapes="image:32x224x224x3"),
+        "the profile's max is batch 32, requests have up to 64",
+        "image:64x224x224x3",
+    ),
+    "profile min": (
+        GPU,
+        lambda c: tensorrt(c).update(trt_profile_min_shapes="image:2x224x224x3"),
+        "the profile's min is batch 2, a lone request has 1",
+        "image:1x224x224x3",
+    ),
+    "profile input": (
+        GPU,
+        lambda c: tensorrt(c).update(trt_profile_min_shapes="images:1x3x224x224"),
+        "does not name the inputs with their dims",
+        "image:1x224x224x3",
+    ),
+    "tensorrt key": (GPU, lambda c: tensorrt(c).update(fast="1"), "unknown key fast", "remove it"),
+    "precision": (GPU, lambda c: tensorrt(c).update(precision_mode="FP16"), "precision_mode", "PRECISION=fp16"),
+    "cache": (GPU, lambda c: tensorrt(c).pop("trt_engine_cache_path"), "an engine cache without a path", "set trt_"),
+    "cuda key": (GPU, lambda c: cuda(c).update(gpu_mem_limit="1"), "gpu_mem_limit has no effect there", "parameters {"),
+    "accelerator": (
+        GPU,
+        lambda c: c.optimization.execution_accelerators.gpu_execution_accelerator.add(name="rocm"),
+        "GPU accelerator 'rocm' is unknown",
+        "tensorrt or cuda",
+    ),
+    "CPU accelerator": (
+        CPU,
+        lambda c: c.optimization.execution_accelerators.cpu_execution_accelerator.add(name="dnnl"),
+        "CPU accelerator 'dnnl' is unknown",
+        "openvino",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found_once_and_its_fix_is_said(mistake):
+    name, change, problem, fix = MISTAKES[mistake]
+    findings = [finding for finding in found(name, change) if problem in finding.problem]
+    assert len(findings) == 1, found(name, change)
+    assert fix in findings[0].fix
+    assert findings[0].path == f"models/alexnet/{name}"
+
+
+@pytest.mark.parametrize(
+    ("how", "problem", "fix"),
+    [
+        ({"model": graph(batch=8)}, "has a batch of 8 for ever", "named by a symbol"),
+        ({"model": graph(opset=22)}, "opset 22, ONNX Runtime 1.19.2 of Triton 24.10", "make export"),
+        ({"model": graph(ir_version=11)}, "IR version 11, ONNX Runtime 1.19.2 of Triton 24.10", "make export"),
+        ({"model": graph(classes=9)}, "output logits has dims [10], the graph has [9]", "dims: [9]"),
+        ({"model": graph(extra=True)}, "input mask of the graph is not in the configuration", 'name: "mask"'),
+        ({"manifest": {**MANIFEST, "max_batch_size": 32}}, "the model was made for 32", "max_batch_size: 32"),
+        ({"manifest": {**MANIFEST, "precision": "fp16"}}, "half precision on a CPU", "--config-name gpu"),
+        ({"labels": 9}, "probabilities has dims [10], labels.txt has 9 names", "dims: [ 9 ]"),
+        ({"labels": None}, "labels.txt is missing", "make export"),
+    ],
+)
+def test_a_release_that_does_not_fit_is_found(how, problem, fix):
+    findings = [finding for finding in found(**how) if problem in finding.problem]
+    assert findings
+    assert all(fix in finding.fix for finding in findings)
+
+
+def test_sizes_above_the_largest_batch_are_found():
+    def shrink(config):
+        config.max_batch_size = 16
+
+    problems = [finding.problem for finding in found(PLAN, shrink)]
+    assert "preferred_batch_size 32 is above max_batch_size 16" in problems
+    assert "preferred_batch_size 64 is above max_batch_size 16" in problems
+
+
+def test_no_batching_at_all_is_found():
+    def alone(config):
+        config.max_batch_size = 0
+
+    assert any("max_batch_size 0" in finding.problem for finding in found(CPU, alone))
+
+
+def test_a_newer_target_knows_model_metrics():
+    def metrics(config):
+        config.model_metrics.metric_control.add()
+
+    assert found(change=metrics, target=NEW) == []
+
+
+def test_text_that_is_no_configuration_is_told_with_its_line():
+    for text in ('name: "alexnet"\nbackend "onnxruntime" {', "name: 3", "nonsense: 1"):
+        (finding,) = check_config(text, path=Path("models/alexnet/config.pbtxt"), target=OLD)
+        assert "does not parse" in finding.problem
+        assert "1:" in finding.problem or "2:" in finding.problem
+
+
+def test_the_keys_are_those_of_our_own_backend():
+    assert set(settings._TENSORRT_SAME) | set(settings._TENSORRT_RENAMED) | {"precision_mode"} == TENSORRT_KEYS
+    assert set(settings._CUDA_PARAMETERS) == OVERWRITTEN_KEYS
+
+
+def test_the_repository_of_a_real_release_has_no_findings(repository):
+    paths, findings = check_repository(repository, OLD)
+    assert [str(path.relative_to(repository / "alexnet")) for path in paths] == list(MAKERS)
+    assert findings == []
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in ("check", *arguments)])
+
+
+def test_the_command_says_the_fix_and_tells_by_its_exit_code(tmp_path):
+    (tmp_path / "alexnet/configs").mkdir(parents=True)
+    (tmp_path / "alexnet/labels.txt").write_text("".join(f"{number}\n" for number in range(10)))
+    for path, text in render_configs("alexnet", classes=10).items():
+        (tmp_path / "alexnet" / path).write_text(text)
+    good = run(tmp_path)
+    assert good.exit_code == 0, good.output
+    assert json.loads(good.stdout.splitlines()[-1])["findings"] == []
+    config = tmp_path / "alexnet/config.pbtxt"
+    config.write_text(config.read_text().replace("max_queue_size: 512", ""))
+    bad = run(tmp_path)
+    assert bad.exit_code == 1
+    (finding,) = json.loads(bad.stdout.splitlines()[-1])["findings"]
+    assert finding["fix"] == "default_queue_policy { max_queue_size: 512 }"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nowhere",), "nowhere: no <model>/config.pbtxt in it"),
+        (("--target", "23.01"), "--target 23.01: unknown; choose"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_line(arguments, says):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1

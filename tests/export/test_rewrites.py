@@ -1,0 +1,146 @@
+"""Exact rewrites: the answers stay, the work shrinks."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from alexnet_export import rewrites
+from alexnet_export.checkpoint import Checkpoint
+from alexnet_export.graph import chain_from, copy, layers, read_model, to_bytes
+from alexnet_export.model import IMAGENET
+from alexnet_export.quantize import CPU, TENSORRT, quantize, quantize_weights
+from alexnet_export.runners import onnx_runner, operators_that_run
+from alexnet_export.to_onnx import export_onnx
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    return read_model(exported)
+
+
+@pytest.fixture(scope="module")
+def imagenet_model(checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("imagenet") / "model.onnx"
+    export_onnx(Checkpoint(checkpoint.state_dict, checkpoint.labels, IMAGENET), path)
+    return read_model(path)
+
+
+def quantised(model, scheme=CPU):
+    folded = copy(model)
+    for rewrite in rewrites.FLOAT:
+        rewrite.apply(folded)
+    limits = {str(node.outputs[0].name): 30.0 for node in folded.graph if node.op_type == "Relu"}
+    return quantize(folded, quantize_weights(folded, scheme), limits, scheme)
+
+
+def operators(model):
+    return Counter(node.op_type for node in model.graph)
+
+
+def difference(before, after):
+    """Largest difference of a logit, as a share of their range."""
+    reference, logits = onnx_runner(to_bytes(before))(PIXELS)[0], onnx_runner(to_bytes(after))(PIXELS)[0]
+    return float(np.abs(reference - logits).max() / np.ptp(reference))
+
+
+def valid(model):
+    onnx.checker.check_model(to_bytes(model), full_check=True)
+    return model
+
+
+def test_the_identity_pool_goes_and_nothing_changes(model):
+    after = copy(model)
+    assert rewrites.drop_identity_pool(after)
+    assert operators(model) - operators(after) == {"AveragePool": 1}
+    assert difference(model, valid(after)) == 0
+
+
+def test_a_pool_that_averages_something_stays(model):
+    after = copy(model)
+    pool = next(node for node in after.graph if node.op_type == "AveragePool")
+    pool.attributes["kernel_shape"].as_ints()
+    pool.attributes["kernel_shape"] = next(n for n in after.graph if n.op_type == "MaxPool").attributes["kernel_shape"]
+    assert not rewrites.drop_identity_pool(after)
+    assert operators(after) == operators(model)
+
+
+def test_one_mean_for_all_channels_folds_exactly_and_needs_no_border(model):
+    after = copy(model)
+    assert rewrites.fold_normalization(after)
+    assert operators(model) - operators(after) == {"Mul": 1}
+    assert not operators(after) - operators(model)
+    assert difference(model, valid(after)) < 1e-6
+
+
+def test_a_mean_for_each_channel_folds_exactly_with_a_map_for_the_border(imagenet_model):
+    after = copy(imagenet_model)
+    assert rewrites.fold_normalization(after)
+    assert operators(after)["Add"] == 1
+    assert difference(imagenet_model, valid(after)) < 1e-5
+
+
+def test_without_the_map_the_border_of_an_imagenet_model_would_be_wrong(imagenet_model):
+    after = copy(imagenet_model)
+    rewrites.fold_normalization(after)
+    border = next(node for node in after.graph if node.op_type == "Add")
+    border.outputs[0].replace_all_uses_with(border.inputs[0])
+    after.graph.remove(border)
+    assert difference(imagenet_model, after) > 1e-4
+
+
+def test_the_border_map_is_zero_inside(imagenet_model):
+    after = copy(imagenet_model)
+    rewrites.fold_normalization(after)
+    border = next(node for node in after.graph if node.op_type == "Add").inputs[1].const_value.numpy()
+    assert border.shape == (1, 64, 55, 55)
+    assert not border[:, :, 1:-1, 1:-1].any()
+    assert border[:, :, 0, 0].any()
+
+
+def test_the_original_graph_is_left_alone(model):
+    before = to_bytes(model)
+    after = copy(model)
+    for rewrite in rewrites.FLOAT:
+        rewrite.apply(after)
+    quantised(model)
+    assert to_bytes(model) == before
+
+
+def test_the_integer_conv1_reads_pixels_and_gives_the_same_bits(model):
+    before = quantised(model)
+    after = copy(before)
+    assert rewrites.pixels_into_conv1(after)
+    assert chain_from(after.graph.inputs[0], "Transpose", "DequantizeLinear", "Conv")
+    assert difference(before, valid(after)) == 0
+    assert not {"Cast", "Sub", "QuantizeLinear"} & set(operators_that_run(to_bytes(after)))
+
+
+def test_the_wide_conv1_gives_the_same_bits(model):
+    before = quantised(model)
+    rewrites.pixels_into_conv1(before)
+    after = copy(before)
+    assert rewrites.widen_conv1(after)
+    assert layers(after.graph)[0].attributes["strides"].as_ints() == (4, 1)
+    assert difference(before, valid(after)) == 0
+    assert operators_that_run(to_bytes(after))["QLinearConv"] == 5
+
+
+@pytest.mark.parametrize("rewrite", rewrites.QUANTISED, ids=lambda rewrite: rewrite.name)
+def test_what_does_not_fit_is_left_alone(model, rewrite):
+    for other in (copy(model), quantised(model, TENSORRT)):
+        before = to_bytes(other)
+        assert not rewrite.apply(other)
+        assert to_bytes(other) == before
+
+
+def test_a_rewrite_is_not_applied_twice(model):
+    once = copy(model)
+    for rewrite in rewrites.FLOAT:
+        assert rewrite.apply(once)
+        assert not rewrite.apply(once)

@@ -1,0 +1,73 @@
+"""Half precision: half the bytes, the same interface, nearly the same answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from alexnet_export.errors import GateFailed, UserError
+from alexnet_export.gates import check_loss, judge
+from alexnet_export.runners import onnx_runner
+from alexnet_export.to_fp16 import to_fp16
+from alexnet_export.to_onnx import check_file
+
+
+@pytest.fixture(scope="module")
+def half(exported, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fp16") / "fp16.onnx"
+    to_fp16(exported, path)
+    return path
+
+
+def test_the_interface_stays_and_the_bytes_halve(half, exported):
+    check_file(half)
+    assert 0.49 < half.stat().st_size / exported.stat().st_size < 0.51
+
+
+def test_the_weights_are_half_precision_and_pixels_are_normalised_in_float32(half):
+    graph = onnx.load(half).graph
+    types = {each.name: each.data_type for each in graph.initializer}
+    assert types["network.features.0.weight"] == types["network.classifier.6.bias"] == onnx.TensorProto.FLOAT16
+    assert types["mean"] == types["scale"] == onnx.TensorProto.FLOAT
+    assert [node.op_type for node in graph.node[:6]] == ["Cast", "Transpose", "Sub", "Mul", "Cast", "Conv"]
+    assert Counter(node.op_type for node in graph.node)["Cast"] == 3, "none between the layers"
+
+
+def test_the_answers_hold_the_gate(half, exported, digits):
+    pixels = np.stack([digits.test.sample(index, 0)[0] for index in range(64)])
+    reference, answer = onnx_runner(exported)(pixels)[0], onnx_runner(half)(pixels)[0]
+    found = judge(reference, answer, np.full(64, -1))
+    assert answer.dtype == np.float32
+    assert found.agreement == 1
+    assert 0 < found.max_logit_difference < 5e-3
+    with pytest.raises(UserError, match="64 images cannot prove"):
+        check_loss(found)
+
+
+def test_a_weight_too_large_for_half_precision_is_refused(exported, tmp_path):
+    proto = onnx.load(exported)
+    bias = next(each for each in proto.graph.initializer if each.name.endswith("classifier.6.bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, 1e6, np.float32), bias.name))
+    onnx.save_model(proto, tmp_path / "large.onnx")
+    with pytest.raises(GateFailed, match=r"a weight of network\.classifier\.6\.bias is 1e\+06, float16 ends at 65504"):
+        to_fp16(tmp_path / "large.onnx", tmp_path / "half.onnx")
+    assert not (tmp_path / "half.onnx").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"not a model"])
+def test_what_is_no_onnx_file_is_told(tmp_path, content):
+    if content is not None:
+        (tmp_path / "broken.onnx").write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.onnx: (no such file|not an ONNX file that can be read whole)"):
+        to_fp16(tmp_path / "broken.onnx", tmp_path / "half.onnx")
+
+
+def test_weights_in_another_file_that_is_missing_are_told(exported, tmp_path):
+    proto = onnx.load(exported)
+    onnx.save_model(proto, tmp_path / "outside.onnx", save_as_external_data=True, location="weights.bin")
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(UserError, match=r"outside\.onnx: not an ONNX file that can be read whole \(.*weights\.bin"):
+        to_fp16(tmp_path / "outside.onnx", tmp_path / "half.onnx")
