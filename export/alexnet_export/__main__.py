@@ -10,11 +10,12 @@ import typer
 from alexnet_export.commands.check import check
 from alexnet_export.commands.export import export
 from alexnet_export.commands.releases import list_releases, prune, rollback
+from alexnet_export.commands.report import report
 from alexnet_export.commands.train import samples, train
 from alexnet_export.commands.verify import verify
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train an AlexNet, export it, publish it to Triton.")
-for command in (train, export, verify, check, rollback, prune, samples):
+for command in (train, export, verify, report, check, rollback, prune, samples):
     app.command()(command)
 app.command("list")(list_releases)
 

@@ -62,7 +62,7 @@ def test_torchvision_weights_are_exported_with_their_thousand_classes(tmp_path):
     manifest = releases(tmp_path / "repository")[0].manifest
     assert len(manifest["labels"]) == 1000
     assert manifest["normalization"]["mean"][0] == pytest.approx(0.485 * 255)
-    assert "dims: [ 1000 ]" in (tmp_path / "repository/alexnet/config.pbtxt").read_text()
+    assert "dims: [1000]" in (tmp_path / "repository/alexnet/config.pbtxt").read_text()
     assert (tmp_path / "repository/alexnet/labels.txt").read_text().startswith("tench\n")
 
 

@@ -1,0 +1,142 @@
+"""From a checkpoint, a data set and perhaps a release to the report: everything measured, one page, the data beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from alexnet_export.atomic import write_text, writing
+from alexnet_export.checkpoint import Checkpoint
+from alexnet_export.data import DataSet
+from alexnet_export.gateset import Images, gate_images
+from alexnet_export.publish import Release
+from alexnet_export.report import pictures
+from alexnet_export.report.invariance import curves, steps
+from alexnet_export.report.judged import Judged, judge_answers, top_confusions
+from alexnet_export.report.layers import ask, describe_layers
+
+SMALL_MATRIX = 20
+"""Classes up to which the confusion matrix is drawn; beyond that the most frequent confusions are listed."""
+THUMBNAIL = 96
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Where the report is, and its headline figures."""
+
+    page: Path
+    data: Path
+    accuracy: float | None
+    parameters: int
+    multiply_adds: int
+
+
+def write_report(
+    checkpoint: Checkpoint,
+    dataset: DataSet,
+    output: Path,
+    *,
+    history: Path | None = None,
+    release: Release | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Measure the network on the data set's test images and write ``index.html`` and ``report.json``.
+
+    Args:
+        checkpoint: the network.
+        dataset: its test split is what the network is judged on, if the classes are the network's own.
+        output: directory, made if it is missing.
+        history: ``history.jsonl`` of the training; None leaves the training curves out.
+        release: a published version, whose variants are compared.
+        on_progress: called with steps done and their total.
+
+    Raises:
+        UserError: too few readable images, a damaged manifest, or the disk refuses.
+    """
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    total, done = steps() + 3, 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        on_progress(done, total)
+
+    images = gate_images(dataset, checkpoint.labels)
+    step()
+    network = checkpoint.network()
+    layers, answers = describe_layers(network), ask(network, checkpoint.normalization, images.pixels)
+    step()
+    known = images.labels >= 0
+    judged = judge_answers(answers.logits[known], images.labels[known], checkpoint.labels) if known.any() else None
+    held = curves(network, checkpoint.normalization, images.pixels, on_step=step)
+    manifest = release.manifest if release else {}
+    data: dict[str, Any] = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint": {"sha256": checkpoint.sha256, "made_by": dict(checkpoint.made_by)},
+        "normalization": asdict(checkpoint.normalization),
+        "labels": list(checkpoint.labels),
+        "images": {"from": dataset.name, "count": len(images), "labelled": int(known.sum())},
+        "layers": [asdict(layer) for layer in layers],
+        "parameters": sum(layer.parameters for layer in layers),
+        "multiply_adds": sum(layer.multiply_adds for layer in layers),
+        "dead_units": [asdict(each) for each in answers.dead],
+        "judged": asdict(judged) if judged else None,
+        "invariance": [asdict(curve) for curve in held],
+        "release": {"version": release.version, **_of_release(manifest)} if release else None,
+    }
+    drawn = {
+        "filters": pictures.filters(network.features[0].weight.detach().numpy()),  # type: ignore[operator]
+        "training": pictures.training(history) if history else None,
+        "invariance": [Markup(pictures.invariance(curve)) for curve in held],  # noqa: S704  our own SVG
+        "reliability": Markup(pictures.reliability(judged)) if judged else None,  # noqa: S704
+        "mistakes": _thumbnails(judged, images, known) if judged else [],
+    }
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            data=data,
+            drawn=drawn,
+            training=Markup(drawn["training"]) if drawn["training"] else None,  # noqa: S704
+            confusions=top_confusions(judged, checkpoint.labels) if judged else [],
+            matrix=judged is not None and len(checkpoint.labels) <= SMALL_MATRIX,
+        )
+    )
+    write_text(output / "report.json", json.dumps(data, indent=2) + "\n")
+    write_text(output / "index.html", page)
+    step()
+    accuracy = judged.accuracy if judged else None
+    return Summary(output / "index.html", output / "report.json", accuracy, data["parameters"], data["multiply_adds"])
+
+
+def _of_release(manifest: dict[str, Any]) -> dict[str, Any]:
+    kept = ("precision", "created", "git_revision", "variants", "rewrites", "quantization", "machine", "tools")
+    return {key: manifest.get(key) for key in kept}
+
+
+def _thumbnails(judged: Judged, images: Images, known: np.ndarray[Any, np.dtype[np.bool_]]) -> list[str]:
+    pixels = images.pixels[known]
+    return [pictures.png(pixels[mistake.index], side=THUMBNAIL) for mistake in judged.mistakes]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("alexnet_export.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share, digits=1: "–" if share is None else f"{100 * share:.{digits}f} %"  # noqa: RUF001  as it is printed
+    environment.filters["thousands"] = lambda number: f"{number:,}".replace(",", "\u202f")
+    environment.filters["sizes"] = lambda sizes: " × ".join(map(str, sizes))  # noqa: RUF001  as it is printed
+    return environment
