@@ -9,6 +9,7 @@ import typer
 
 from alexnet_export.commands.check import check
 from alexnet_export.commands.export import export
+from alexnet_export.commands.gpu_check import gpu_check
 from alexnet_export.commands.releases import list_releases, prune, rollback
 from alexnet_export.commands.report import report
 from alexnet_export.commands.train import samples, train
@@ -18,6 +19,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train an Ale
 for command in (train, export, verify, report, check, rollback, prune, samples):
     app.command()(command)
 app.command("list")(list_releases)
+app.command("gpu-check")(gpu_check)
 
 
 def main() -> None:

@@ -56,6 +56,11 @@ def writing(place: Path) -> Iterator[None]:
         raise UserError(f"{place}: cannot be written ({error.strerror}); choose a place that can be") from error
 
 
+def user_cache() -> Path:
+    """Where this project keeps what can be made or fetched again: ``~/.cache/alexnet-serving``, or by XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-serving"
+
+
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:

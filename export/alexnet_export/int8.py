@@ -125,7 +125,7 @@ def steps(model: ir.Model) -> int:
     return 1 + len(calibrate.METHODS) + len(layers(model.graph))
 
 
-def finish(quantized: Quantized) -> ir.Model:
+def finish(quantized: Quantized, scheme: Scheme) -> ir.Model:
     """The chosen model after all rewrites, proved to run in integers.
 
     Raises:
@@ -134,6 +134,8 @@ def finish(quantized: Quantized) -> ir.Model:
     model = copy(quantized.model)
     for rewrite in rewrites.QUANTISED:
         rewrite.apply(model)
+    if not scheme.unsigned:
+        return model  # TensorRT chooses its own kernels
     counts = operators_that_run(to_bytes(model))
     integer = sum(counts[name] for name in INTEGER_OPERATORS)
     floating = sum(counts[name] for name in FLOAT_OPERATORS)

@@ -17,6 +17,7 @@ import onnxruntime
 import torch
 
 from alexnet_export import int8, quantize, rewrites
+from alexnet_export.atomic import user_cache
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet
 from alexnet_export.errors import GateFailed, UserError
@@ -25,10 +26,11 @@ from alexnet_export.gateset import Images, calibration_images, choice_images, ga
 from alexnet_export.graph import copy, read_model, write_model
 from alexnet_export.machine import cpu_description, has_vnni
 from alexnet_export.publish import Release, check_publishable, publish
-from alexnet_export.runners import onnx_runner, torch_runner
+from alexnet_export.runners import CPU, CUDA, fastest_provider, onnx_runner, torch_runner
 from alexnet_export.speed import BATCH_SIZES, measure
 from alexnet_export.to_fp16 import to_fp16
 from alexnet_export.to_onnx import IR_VERSION, MAX_BATCH_SIZE, OPSET, export_onnx
+from alexnet_export.to_tensorrt import Engine, build_engine, tensorrt_missing
 from alexnet_export.variants import PRECISIONS, ROUNDS, Precision, Variant, Worth, attempt, fastest, rewrites_worth
 from alexnet_export.verify import answers
 
@@ -90,9 +92,11 @@ def export_release(
         variants = work.time(variants)
         on_variants(variants)
         winner = _winner(variants, precision)
+        engine = work.engine(winner)
         on_progress(Progress("Publishing", 0, 1))
-        manifest = work.manifest(winner, variants, worth)
-        release = publish(repository, {"model.onnx": winner.path}, checkpoint.labels, manifest)
+        manifest = work.manifest(winner, variants, worth, engine)
+        files = {"model.onnx": winner.path, **({"model.plan": engine.path} if engine else {})}
+        release = publish(repository, files, checkpoint.labels, manifest)
         on_progress(Progress("Publishing", 1, 1))
         rows = tuple(variants)
         return Exported(release, winner, rows, tuple(worth), work.quantized, work.unreadable)
@@ -112,7 +116,10 @@ class _Work:
         self.checkpoint, self.dataset, self.scratch, self.report = checkpoint, dataset, scratch, report
         self.quantized: int8.Quantized | None = None
         self.unreadable: tuple[str, ...] = ()
+        self.provider = fastest_provider()
         self.scheme = quantize.CPU if has_vnni() else quantize.CPU_WITHOUT_VNNI
+        if self.provider == CUDA:
+            self.scheme = quantize.TENSORRT
 
     def make(self, precision: Precision) -> list[Variant]:
         """Export, and make and judge the variants that ``precision`` needs: fp32 always, the others stand on it."""
@@ -129,9 +136,10 @@ class _Work:
         self.reference = answers(torch_runner(self.checkpoint), self.images.pixels, on_images=report)
         self._skipped(self.images)
         variants = [self._attempt("fp32", lambda: write_model(self.folded, self._path("fp32")))]
-        if precision == "fp16":
+        # On a GPU half precision is the fast one, and integers need TensorRT to run as integers.
+        if precision == "fp16" or (precision == "auto" and self.provider == CUDA):
             variants.append(self._attempt("fp16", lambda: to_fp16(self._path("exported"), self._path("fp16"))))
-        if precision in ("auto", "int8"):
+        if precision == "int8" or (precision == "auto" and self.provider == CPU):
             variants.append(self._attempt("int8", self._write_int8))
         return variants
 
@@ -144,11 +152,39 @@ class _Work:
     def time(self, variants: list[Variant]) -> list[Variant]:
         """The variants with their speeds, taken in turns."""
         report = self._counter("Timing the variants", ROUNDS + 1)
-        runners = {each.name: onnx_runner(each.path) for each in variants if not each.failure}
+        passed = [each for each in variants if not each.failure]
+        runners = {each.name: onnx_runner(each.path, provider=self.provider) for each in passed}
         speeds = measure(runners, rounds=ROUNDS, batch_sizes=BATCH_SIZES, on_round=lambda: report(1))
         return [replace(each, speed=speeds.get(each.name)) for each in variants]
 
-    def manifest(self, winner: Variant, variants: list[Variant], worth: list[Worth]) -> dict[str, Any]:
+    def engine(self, winner: Variant) -> Variant | None:
+        """TensorRT's engine of the winner where there is TensorRT, judged by the winner's gate; None elsewhere.
+
+        Raises:
+            GateFailed: it cannot be built, or answers otherwise than it may.
+        """
+        if tensorrt_missing():
+            return None
+        plan = self.scratch / "model.plan"
+        made = attempt(
+            winner.name if winner.name != "fp32" else "tensorrt fp32",
+            plan,
+            lambda: self._build(winner.path, plan),
+            self.images,
+            self.reference,
+            runner=Engine,
+            check=lambda path: None,
+        )
+        if made.failure:
+            raise GateFailed(f"model.plan: {made.failure}")
+        return made
+
+    def _build(self, source: Path, plan: Path) -> None:
+        build_engine(source, plan, cache=user_cache() / "tensorrt")
+
+    def manifest(
+        self, winner: Variant, variants: list[Variant], worth: list[Worth], engine: Variant | None
+    ) -> dict[str, Any]:
         """What the release says beside the hashes of its files."""
         return {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -166,6 +202,7 @@ class _Work:
                 "unreadable": len(self.unreadable),
             },
             "variants": [each.row(published=each is winner) for each in variants],
+            "engine": engine.row(published=True) if engine else None,
             "rewrites": [each.row() for each in worth],
             "quantization": self._quantization() if winner.name == "int8" else None,
             "machine": cpu_description(),
@@ -182,7 +219,7 @@ class _Work:
         assert self.quantized is not None
         layers = len(self.quantized.harm)
         return {
-            "activations": "uint8",
+            "activations": "uint8" if self.scheme.unsigned else "int8, symmetric",
             "weights": "int8, a scale for each filter",
             "reduce_range": self.scheme is quantize.CPU_WITHOUT_VNNI,
             "method": self.quantized.trial.method,
@@ -199,7 +236,7 @@ class _Work:
         self._skipped(calibration, choice)
         report = self._counter("Choosing how to quantise", int8.steps(self.folded))
         self.quantized = int8.choose(self.folded, calibration, choice, self.scheme, on_step=lambda: report(1))
-        write_model(int8.finish(self.quantized), self._path("int8"))
+        write_model(int8.finish(self.quantized, self.scheme), self._path("int8"))
 
     def _attempt(self, name: str, make: Callable[[], None]) -> Variant:
         report = self._counter(f"Judging {name}", len(self.images))

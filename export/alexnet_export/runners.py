@@ -28,16 +28,17 @@ Array = npt.NDArray[np.float32]
 Runner = Callable[[Pixels], tuple[Array, Array]]
 """uint8 [N, 224, 224, 3] in; logits and probabilities, float32 [N, classes], out."""
 
-_PROVIDER = "CPUExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-def open_session(model: Path | bytes, *, optimized: Path | None = None, threads: int = 0) -> Any:
-    """An ONNX Runtime session on the CPU.
+def open_session(model: Path | bytes, *, optimized: Path | None = None, threads: int = 0, provider: str = CPU) -> Any:
+    """An ONNX Runtime session.
 
     Args:
         model: the file, or its content.
         optimized: where to write the graph as it will run.
         threads: within an operator; 0 for as many as this process has processors.
+        provider: CPU, or CUDA for the GPU.
 
     Raises:
         UserError: ONNX Runtime refuses the model.
@@ -48,21 +49,26 @@ def open_session(model: Path | bytes, *, optimized: Path | None = None, threads:
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
-        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[_PROVIDER])
+        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         where = "the graph" if isinstance(model, bytes) else str(model)
         raise UserError(f"{where}: ONNX Runtime {ort.__version__} cannot load it ({error})") from error
 
 
-def onnx_runner(model: Path | bytes, *, threads: int = 0) -> Runner:
+def onnx_runner(model: Path | bytes, *, threads: int = 0, provider: str = CPU) -> Runner:
     """Answers of an ONNX file, or of its content."""
-    session = open_session(model, threads=threads)
+    session = open_session(model, threads=threads, provider=provider)
 
     def run(pixels: Pixels) -> tuple[Array, Array]:
         logits, probabilities = session.run(list(OUTPUTS), {INPUT: pixels})
         return logits, probabilities
 
     return run
+
+
+def fastest_provider() -> str:
+    """CUDA where this machine has a GPU and ONNX Runtime was built for it, else the CPU."""
+    return CUDA if torch.cuda.is_available() and CUDA in ort.get_available_providers() else CPU
 
 
 def torch_runner(checkpoint: Checkpoint) -> Runner:

@@ -85,6 +85,7 @@ def attempt(
     reference: npt.NDArray[np.float32],
     *,
     runner: Callable[[Path], Runner] = onnx_runner,
+    check: Callable[[Path], None] = check_file,
     on_images: Callable[[int], None] = lambda images: None,
 ) -> Variant:
     """Make a file and let its gate judge it; a failure is kept as text, whatever it was.
@@ -96,12 +97,13 @@ def attempt(
         images: to judge on.
         reference: PyTorch's logits [N, classes] of them.
         runner: gives the answers of the file.
+        check: refuses a file that breaks a promise.
         on_images: called with the count of images done.
     """
     judgement = None
     try:
         make()
-        check_file(path)
+        check(path)
         judgement = judge(reference, answers(runner(path), images.pixels, on_images=on_images), images.labels)
         (check_parity if name == "fp32" else check_loss)(judgement)
     except (GateFailed, UserError) as error:

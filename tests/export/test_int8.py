@@ -53,7 +53,7 @@ def test_every_layer_is_ranked(chosen, model):
 
 
 def test_the_finished_model_runs_in_integers_and_reads_pixels(chosen):
-    counts = operators_that_run(to_bytes(int8.finish(chosen)))
+    counts = operators_that_run(to_bytes(int8.finish(chosen, CPU)))
     assert (counts["QLinearConv"], counts["QGemm"], counts["Pad"]) == (5, 3, 1)
 
 
@@ -71,7 +71,7 @@ def test_the_worst_layers_go_back_to_float_until_the_budget_holds(model, images,
     monkeypatch.setattr(int8, "_harm", harm)
     found = int8.choose(model, images, images, CPU)
     assert found.trial.float_layers == ("node_conv2d_2", "node_linear_2")
-    counts = operators_that_run(to_bytes(int8.finish(found)))
+    counts = operators_that_run(to_bytes(int8.finish(found, CPU)))
     assert counts["QLinearConv"] + counts["QGemm"] == 6
 
 
@@ -91,4 +91,4 @@ def test_a_layer_that_would_run_in_float_by_accident_is_found(chosen, monkeypatc
 
     pretended = replace(chosen, trial=replace(chosen.trial, float_layers=("node_linear",)))
     with pytest.raises(GateFailed, match="8 layers run as integers where 7 should, 0 run in float"):
-        int8.finish(pretended)
+        int8.finish(pretended, CPU)

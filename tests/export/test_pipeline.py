@@ -160,3 +160,29 @@ def test_too_few_test_images_to_prove_the_accuracy_fall_back_to_fp32(checkpoint,
     assert done.winner.name == "fp32"
     assert "80 images cannot prove a loss of at most 0.5 points" in done.variants[1].failure
     assert np.isfinite(done.variants[0].speed.images_per_second)
+
+
+def test_where_there_is_tensorrt_its_engine_is_judged_and_published_beside_the_file(
+    checkpoint, tiny, tmp_path, monkeypatch
+):
+    from alexnet_export.runners import onnx_runner
+
+    sources = {}
+
+    def build(source, plan, *, cache):
+        sources[plan] = source
+        plan.write_bytes(b"engine")
+
+    monkeypatch.setattr(pipeline, "tensorrt_missing", lambda: None)
+    monkeypatch.setattr(pipeline, "build_engine", build)
+    monkeypatch.setattr(pipeline, "Engine", lambda plan: onnx_runner(sources[plan]))
+    monkeypatch.setattr("alexnet_export.variants.check_loss", lambda judgement: None)
+    done = export_release(checkpoint, tiny, tmp_path, precision="fp32")
+    assert (done.release.directory / "model.plan").read_bytes() == b"engine"
+    manifest = check_files(done.release)
+    assert set(manifest["files"]) == {"model.onnx", "model.plan"}
+    assert manifest["engine"]["agreement"] == 1.0
+    monkeypatch.setattr("alexnet_export.variants.check_loss", refuse)
+    with pytest.raises(GateFailed, match=r"model\.plan: accuracy: top-1 \+2\.00 points"):
+        export_release(checkpoint, tiny, tmp_path, precision="fp32")
+    assert len(releases(tmp_path)) == 1

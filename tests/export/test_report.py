@@ -17,10 +17,10 @@ from alexnet_export import checkpoint as checkpoints
 from alexnet_export.__main__ import app
 from alexnet_export.model import UNIFORM, AlexNet
 from alexnet_export.publish import publish
-from alexnet_export.report import write_report
 from alexnet_export.report.invariance import KINDS, curves, warp
 from alexnet_export.report.judged import judge_answers, top_confusions
 from alexnet_export.report.layers import ask, describe_layers, output_side
+from alexnet_export.report.write import write_report
 
 ODD_LABELS = ("<b>bold</b>", "a & b", '"quoted"', *(f"class {number}" for number in range(7)))
 

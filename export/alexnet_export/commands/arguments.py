@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from alexnet_export.atomic import user_cache
 from alexnet_export.errors import GateFailed, UserError
 from alexnet_export.terminal import complain, progress_bars
 
@@ -47,7 +47,7 @@ def imported(weights: str, labels: Path | None) -> Checkpoint:
     names = read_labels(labels) if labels else None
     if weights != "imagenet":
         return import_state_dict(Path(weights), names)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-serving"
+    cache = user_cache()
     with progress_bars() as progress:
         task = progress.add_task("Downloading weights", total=None)
         path = download_imagenet(

@@ -22,7 +22,7 @@ from alexnet_export.commands.arguments import (
 from alexnet_export.terminal import console, progress_bars
 
 if TYPE_CHECKING:
-    from alexnet_export.report import Summary
+    from alexnet_export.report.write import Summary
 
 
 def report(
@@ -39,7 +39,7 @@ def report(
     def work() -> Summary:
         from alexnet_export.data import open_dataset
         from alexnet_export.publish import releases
-        from alexnet_export.report import write_report
+        from alexnet_export.report.write import write_report
         from alexnet_export.train import HISTORY
 
         source = read_source(checkpoint, weights, labels)
