@@ -38,7 +38,8 @@ RELEASE := $(or $(NEWEST),$(REPOSITORY)/alexnet/1)/manifest.json
 EXPORT := export/alexnet_export
 TRAINING_CODE := $(addprefix $(EXPORT)/,data.py digits.py evaluate.py folder.py model.py options.py train.py)
 EXPORT_CODE := $(addprefix $(EXPORT)/,calibrate.py config.py gates.py gateset.py graph.py int8.py model.py pipeline.py \
-	publish.py quantize.py rewrites.py runners.py to_fp16.py to_onnx.py variants.py verify.py)
+	publish.py quantize.py releases.py rewrites.py runners.py to_fp16.py to_onnx.py to_tensorrt.py variants.py \
+	verify.py work.py)
 SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT)))
 
 .DEFAULT_GOAL := help

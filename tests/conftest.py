@@ -16,7 +16,7 @@ from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet, Pixels, Split, Unreadable, open_dataset
 from alexnet_export.model import UNIFORM, AlexNet, initialize
 from alexnet_export.pipeline import export_release
-from alexnet_export.publish import Release
+from alexnet_export.releases import Release
 from alexnet_export.to_onnx import export_onnx
 
 _skipped: list[str] = []
@@ -95,7 +95,7 @@ def exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -
 def release(checkpoint: Checkpoint, few_digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Release:
     """The checkpoint, exported, proved and published by the real pipeline."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet_export.pipeline.ROUNDS", 2)  # its speed is of no interest
+        patch.setattr("alexnet_export.work.ROUNDS", 2)  # its speed is of no interest
         return export_release(checkpoint, few_digits, tmp_path_factory.mktemp("repository"), precision="fp32").release
 
 

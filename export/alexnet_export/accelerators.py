@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from tritonclient.grpc import model_config_pb2 as triton
 
+from alexnet_export.check_subject import Problem
+
 TENSORRT_KEYS = frozenset(
     [
         "precision_mode",
@@ -50,8 +52,6 @@ OVERWRITTEN_KEYS = frozenset(
     ("cudnn_conv_algo_search", "gpu_mem_limit", "arena_extend_strategy", "do_copy_in_default_stream")
 )
 """The C++ backend takes these from the top-level parameters, whatever the cuda accelerator says."""
-Problem = tuple[str, str]
-"""What is wrong, and the exact fix."""
 
 
 def check_accelerators(config: triton.ModelConfig) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from alexnet_export.data import DataSet
 from alexnet_export.errors import UserError
 from alexnet_export.gates import check_loss, check_parity, judge
 from alexnet_export.gateset import gate_images
-from alexnet_export.publish import MODEL, check_files, releases
+from alexnet_export.releases import MODEL, check_files, releases
 from alexnet_export.runners import Pixels, onnx_runner, served_runner, torch_runner
 from alexnet_export.variants import Variant
 from alexnet_export.verify import answers

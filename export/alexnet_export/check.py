@@ -14,35 +14,11 @@ import onnx
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
-from alexnet_export.accelerators import Problem, check_accelerators
+from alexnet_export.accelerators import check_accelerators
+from alexnet_export.check_fit import check_graph, check_labels, check_release
+from alexnet_export.check_subject import Problem, Subject, Target, model_directory
 from alexnet_export.errors import UserError
-from alexnet_export.publish import releases
-
-HIGHEST_OPSET, HIGHEST_IR = 21, 10
-"""What ONNX Runtime 1.19 reads; the later containers' read at least that."""
-DIMENSION = "a batch axis named by a symbol, not a number"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A Triton release that the configurations shall run in."""
-
-    name: str
-    onnxruntime: str
-    model_metrics: bool
-
-
-TARGETS = {
-    each.name: each
-    for each in (
-        Target("24.10", "1.19.2", model_metrics=False),
-        Target("25.06", "1.22.0", model_metrics=True),
-        Target("25.12", "1.23.2", model_metrics=True),
-        Target("26.06", "1.24.4", model_metrics=True),
-        Target("26.07", "1.27.0", model_metrics=True),
-    )
-}
-"""Source: docs/introduction/compatibility.md and build.py of triton-inference-server/server."""
+from alexnet_export.releases import releases
 
 
 @dataclass(frozen=True)
@@ -52,18 +28,6 @@ class Finding:
     path: str
     problem: str
     fix: str
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A parsed configuration and what it is to fit; ``model`` and ``manifest`` are None before there is a release."""
-
-    config: triton.ModelConfig
-    path: Path
-    target: Target
-    model: onnx.ModelProto | None = None
-    manifest: Mapping[str, Any] | None = None
-    labels: int | None = None
 
 
 def check_config(
@@ -107,7 +71,7 @@ def check_repository(repository: Path, target: Target) -> tuple[list[Path], list
     if not paths:
         raise UserError(f"{repository}: no <model>/config.pbtxt in it; name the model repository")
     findings: list[Finding] = []
-    for directory in sorted({_model_directory(path) for path in paths}):
+    for directory in sorted({model_directory(path) for path in paths}):
         newest = next(iter(releases(repository, directory.name)[::-1]), None)
         model, manifest = None, None
         labels = directory / "labels.txt"
@@ -119,15 +83,11 @@ def check_repository(repository: Path, target: Target) -> tuple[list[Path], list
         if newest is not None and (newest.directory / "model.onnx").is_file():
             model = _read_graph(newest.directory / "model.onnx")
         for path in paths:
-            if _model_directory(path) == directory:
+            if model_directory(path) == directory:
                 count = len(labels.read_text().splitlines()) if labels.is_file() else None
                 text = path.read_text(errors="replace")
                 findings += check_config(text, path=path, target=target, model=model, manifest=manifest, labels=count)
     return paths, findings
-
-
-def _model_directory(path: Path) -> Path:
-    return path.parent.parent if path.parent.name == "configs" else path.parent
 
 
 def _read_graph(path: Path) -> onnx.ModelProto:
@@ -138,7 +98,7 @@ def _read_graph(path: Path) -> onnx.ModelProto:
 
 
 def _check_itself(subject: Subject) -> Iterator[Problem]:
-    config, directory = subject.config, _model_directory(subject.path)
+    config, directory = subject.config, model_directory(subject.path)
     if config.name != directory.name:
         yield f"name {config.name!r} is not that of its directory", f'name: "{directory.name}"'
     if not config.backend:
@@ -203,96 +163,11 @@ def _check_special_sizes(subject: Subject) -> Iterator[Problem]:
             yield f"no warm-up for batch {batch}", f"model_warmup {{ batch_size: {batch} inputs {{ ... }} }}"
 
 
-def _check_labels(subject: Subject) -> Iterator[Problem]:
-    named = [each for each in subject.config.output if each.label_filename]
-    if not named:
-        yield "no output has a label_filename", 'label_filename: "labels.txt" at probabilities'
-    for each in named:
-        if subject.labels is None:
-            yield f"{each.label_filename} is missing", "publish again (make export), or write a name a line"
-        elif list(each.dims) != [subject.labels]:
-            yield (
-                f"output {each.name} has dims {list(each.dims)}, labels.txt has {subject.labels} names",
-                f"dims: [ {subject.labels} ], or mend labels.txt",
-            )
-
-
-def _check_release(subject: Subject) -> Iterator[Problem]:
-    config, manifest = subject.config, subject.manifest
-    if manifest is None:
-        return
-    files = manifest.get("files", {})
-    # An engine is built where there is a GPU; elsewhere configs/tensorrt.pbtxt waits for it.
-    if config.default_model_filename not in files and config.backend != "tensorrt":
-        yield f"the newest release has no {config.default_model_filename}", f"name one of {', '.join(files)}"
-    largest = manifest.get("max_batch_size")
-    if isinstance(largest, int) and config.max_batch_size > largest:
-        yield f"max_batch_size {config.max_batch_size}, the model was made for {largest}", f"max_batch_size: {largest}"
-    on_cpu = any(group.kind == triton.ModelInstanceGroup.KIND_CPU for group in config.instance_group)
-    if manifest.get("precision") == "fp16" and on_cpu:
-        yield (
-            "half precision on a CPU, which has no fast arithmetic for it",
-            "serve --config-name gpu, or make export PRECISION=int8",
-        )
-
-
-def _check_graph(subject: Subject) -> Iterator[Problem]:
-    config, model = subject.config, subject.model
-    if model is None:
-        return
-    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
-    runtime = f"ONNX Runtime {subject.target.onnxruntime} of Triton {subject.target.name}"
-    if opset > HIGHEST_OPSET:
-        yield f"opset {opset}, {runtime} is known to read up to {HIGHEST_OPSET}", "export with opset 18: make export"
-    if model.ir_version > HIGHEST_IR:
-        yield (
-            f"IR version {model.ir_version}, {runtime} is known to read up to {HIGHEST_IR}",
-            "export again: make export",
-        )
-    for kind, theirs, ours in (
-        ("input", model.graph.input, config.input),
-        ("output", model.graph.output, config.output),
-    ):
-        yield from _check_tensors(kind, {each.name: each for each in theirs}, {each.name: each for each in ours})
-
-
-def _check_tensors(kind: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Problem]:
-    needed = set(theirs) if kind == "input" else set()
-    for name in sorted(needed - set(ours)):
-        yield f"input {name} of the graph is not in the configuration", f'input {{ name: "{name}" ... }}'
-    for name, found in ours.items():
-        if name not in theirs:
-            yield f"{kind} {name} is not in the graph", f"name one of {', '.join(sorted(theirs))}"
-            continue
-        tensor = theirs[name].type.tensor_type
-        batch, *sizes = tensor.shape.dim or [onnx.TensorShapeProto.Dimension()]
-        expected = _DTYPES.get(tensor.elem_type, "TYPE_INVALID")
-        if triton.DataType.Name(found.data_type) != expected:
-            yield (
-                f"{kind} {name} is {triton.DataType.Name(found.data_type)}, the graph has {expected}",
-                f"data_type: {expected}",
-            )
-        dims = [size.dim_value or -1 for size in sizes]
-        if list(found.dims) != dims:
-            yield f"{kind} {name} has dims {list(found.dims)}, the graph has {dims} after the batch", f"dims: {dims}"
-        if batch.dim_value:
-            yield f"{kind} {name} has a batch of {batch.dim_value} for ever", f"export with {DIMENSION}"
-
-
 def _check_accelerators(subject: Subject) -> Iterator[Problem]:
     yield from check_accelerators(subject.config)
 
 
-_DTYPES = {
-    onnx.TensorProto.UINT8: "TYPE_UINT8",
-    onnx.TensorProto.INT8: "TYPE_INT8",
-    onnx.TensorProto.FLOAT: "TYPE_FP32",
-    onnx.TensorProto.FLOAT16: "TYPE_FP16",
-    onnx.TensorProto.INT32: "TYPE_INT32",
-    onnx.TensorProto.INT64: "TYPE_INT64",
-    onnx.TensorProto.STRING: "TYPE_STRING",
-}
 _CHECKS: tuple[Callable[[Subject], Iterator[Problem]], ...] = (
-    *(_check_itself, _check_instances, _check_queue, _check_special_sizes, _check_labels, _check_release, _check_graph),
+    *(_check_itself, _check_instances, _check_queue, _check_special_sizes, check_labels, check_release, check_graph),
     _check_accelerators,
 )

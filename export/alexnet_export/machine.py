@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import torch
@@ -51,3 +52,12 @@ def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether products of 8-bit integers are summed in 32 bits; where they are not, two products can overflow 16."""
     flags = cpu_description(cpuinfo)["flags"]
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(flags))  # type: ignore[call-overload]
+
+
+def git_revision() -> str:
+    """The commit of the source tree this package is run from, with ``-dirty`` if it was changed; else "unknown"."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -10,84 +10,26 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alexnet_export.atomic import flush, sha256_file, write_text, writing
 from alexnet_export.config import render_configs
 from alexnet_export.errors import UserError
-
-MODEL = "alexnet"
-MANIFEST = "manifest.json"
-_ROLLED_BACK = ".rolled-back-"
-_HIGHEST = ".highest-version"
-
-
-@dataclass(frozen=True)
-class Release:
-    """A published version, or one that was rolled back."""
-
-    directory: Path
-
-    @property
-    def version(self) -> int:
-        return int(self.directory.name.removeprefix(_ROLLED_BACK))
-
-    @property
-    def rolled_back(self) -> bool:
-        return self.directory.name.startswith(_ROLLED_BACK)
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What the release says of itself.
-
-        Raises:
-            UserError: the manifest is missing or damaged.
-        """
-        try:
-            return dict(json.loads((self.directory / MANIFEST).read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{self.directory / MANIFEST}: missing or damaged ({error}); restore it, or delete that version"
-            ) from None
-
-
-def check_files(release: Release) -> dict[str, Any]:
-    """The manifest of a release whose files are what it says.
-
-    Raises:
-        UserError: a file is missing, altered or not listed, or the manifest was edited by hand.
-    """
-    manifest, directory = release.manifest, release.directory
-    remedy = "publish again, or go back with alexnet-export rollback"
-    listed = manifest.get("files")
-    if manifest.get("version") != release.version or not isinstance(listed, dict) or not listed:
-        raise UserError(f"{directory / MANIFEST}: was edited by hand, or is of another version; {remedy}")
-    for path in sorted(directory.iterdir()):
-        if path.name not in (MANIFEST, *listed):
-            raise UserError(f"{path}: is not listed in {MANIFEST}; remove it, or {remedy}")
-    for name, facts in listed.items():
-        if not (directory / name).is_file():
-            raise UserError(f"{directory / name}: missing though {MANIFEST} lists it; {remedy}")
-        if not isinstance(facts, dict) or sha256_file(directory / name) != facts.get("sha256"):
-            raise UserError(f"{directory / name}: its SHA-256 is not the one in {MANIFEST}; {remedy}")
-    return manifest
-
-
-def releases(repository: Path, model: str = MODEL) -> list[Release]:
-    """The published versions, oldest first."""
-    return _numbered(repository / model, "")
-
-
-def rolled_back(repository: Path, model: str = MODEL) -> list[Release]:
-    """The versions that were rolled back and not pruned, oldest first."""
-    return _numbered(repository / model, _ROLLED_BACK)
+from alexnet_export.releases import (
+    HIGHEST,
+    MANIFEST,
+    MODEL,
+    ROLLED_BACK,
+    Release,
+    highest_version,
+    releases,
+    rolled_back,
+)
 
 
 def check_publishable(repository: Path, labels: Sequence[str], model: str = MODEL) -> None:
@@ -130,7 +72,7 @@ def publish(
         with _locked(directory):
             existing = releases(repository, model)
             _check_labels(existing, labels)
-            version = _highest(directory) + 1
+            version = highest_version(directory) + 1
             staged = Path(tempfile.mkdtemp(prefix=".publishing-", dir=directory))
             names = "".join(f"{label}\n" for label in labels)
             ours = {"labels.txt": names, **render_configs(model, classes=len(labels))}
@@ -151,7 +93,7 @@ def publish(
                     path.unlink(missing_ok=True) if text is None else _replace_if_other(path, text)
                 raise
             with suppress(UserError):  # it is published; the note only matters once it is deleted
-                write_text(directory / _HIGHEST, f"{version}\n")
+                write_text(directory / HIGHEST, f"{version}\n")
     return Release(directory / str(version))
 
 
@@ -178,9 +120,9 @@ def roll_back(repository: Path, *, to: int | None = None, model: str = MODEL) ->
         if not newer:
             raise UserError(f"{directory}: version {target.version} is the newest already")
         for each in reversed(newer):  # newest first: a kill in between leaves an older one serving, never a gap
-            each.directory.rename(directory / f"{_ROLLED_BACK}{each.version}")
+            each.directory.rename(directory / f"{ROLLED_BACK}{each.version}")
         flush(directory)
-    return [Release(directory / f"{_ROLLED_BACK}{each.version}") for each in newer], target
+    return [Release(directory / f"{ROLLED_BACK}{each.version}") for each in newer], target
 
 
 def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
@@ -196,28 +138,13 @@ def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
         raise UserError(f"{directory}: no such model; name the model repository with --repository")
     with writing(directory), _locked(directory):
         doomed = [*rolled_back(repository, model), *releases(repository, model)[:-keep]]
-        write_text(directory / _HIGHEST, f"{_highest(directory)}\n")
+        write_text(directory / HIGHEST, f"{highest_version(directory)}\n")
         for each in doomed:
             hidden = directory / f".publishing-{each.directory.name}"  # removed by the next who locks, if we are killed
             each.directory.rename(hidden)
             shutil.rmtree(hidden)
         flush(directory)
     return doomed
-
-
-def _numbered(directory: Path, prefix: str) -> list[Release]:
-    if not directory.is_dir():
-        return []
-    pattern = re.escape(prefix) + "[1-9][0-9]*"
-    found = [Release(path) for path in directory.iterdir() if path.is_dir() and re.fullmatch(pattern, path.name)]
-    return sorted(found, key=lambda release: release.version)
-
-
-def _highest(directory: Path) -> int:
-    """The highest number ever given, whatever has been deleted since."""
-    noted = _text(directory / _HIGHEST) or "0"
-    there = [each.version for prefix in ("", _ROLLED_BACK) for each in _numbered(directory, prefix)]
-    return max([int(noted) if noted.strip().isdecimal() else 0, *there])
 
 
 def _fill(staged: Path, files: Mapping[str, Path], manifest: Mapping[str, Any]) -> None:

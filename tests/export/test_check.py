@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from alexnet_export.__main__ import app
 from alexnet_export.accelerators import OVERWRITTEN_KEYS, TENSORRT_KEYS
-from alexnet_export.check import TARGETS, check_config, check_repository
+from alexnet_export.check import check_config, check_repository
+from alexnet_export.check_subject import TARGETS
 from alexnet_export.config import cpu_config, gpu_config, render_configs, tensorrt_config
 from alexnet_server.onnxruntime import settings
 

@@ -16,14 +16,15 @@ from alexnet_client import images
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export.__main__ import app
 from alexnet_export.errors import GateFailed
-from alexnet_export.publish import publish, releases
+from alexnet_export.publish import publish
+from alexnet_export.releases import releases
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """No time spent on measuring, and no more images than it takes."""
-    monkeypatch.setattr("alexnet_export.pipeline.ROUNDS", 2)
-    monkeypatch.setattr("alexnet_export.pipeline.BATCH_SIZES", (1, 2))
+    monkeypatch.setattr("alexnet_export.work.ROUNDS", 2)
+    monkeypatch.setattr("alexnet_export.work.BATCH_SIZES", (1, 2))
     monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 500)
 
 

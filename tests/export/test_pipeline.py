@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_export import pipeline
+from alexnet_export import work
 from alexnet_export.data import DataSet
 from alexnet_export.errors import GateFailed, UserError
 from alexnet_export.gates import judge
 from alexnet_export.pipeline import export_release
-from alexnet_export.publish import check_files, releases
+from alexnet_export.releases import check_files, releases
 from alexnet_export.to_onnx import check_file
 
 
@@ -23,9 +23,9 @@ from alexnet_export.to_onnx import check_file
 def quick(exported):
     """The exporter's own file once for all, and no time spent on measuring: other tests look at these."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "export_onnx", lambda checkpoint, path, metadata: shutil.copyfile(exported, path))
-        patch.setattr(pipeline, "BATCH_SIZES", (1, 2))
-        patch.setattr(pipeline, "ROUNDS", 2)
+        patch.setattr(work, "export_onnx", lambda checkpoint, path, metadata: shutil.copyfile(exported, path))
+        patch.setattr(work, "BATCH_SIZES", (1, 2))
+        patch.setattr(work, "ROUNDS", 2)
         patch.setattr("alexnet_export.variants.ROUNDS", 2)
         patch.setattr("alexnet_export.int8.SENSITIVITY_IMAGES", 16)
         patch.setattr("alexnet_export.gateset.MINIMUM_IMAGES", 80)
@@ -102,8 +102,8 @@ def refuse(*arguments, **options):
 def test_an_int8_file_that_fails_its_gate_is_not_published_and_the_reason_is_kept(
     checkpoint, tiny, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline.int8, "choose", refuse)
-    monkeypatch.setattr(pipeline._Work, "worth", lambda self: [])
+    monkeypatch.setattr(work.int8, "choose", refuse)
+    monkeypatch.setattr(work.Work, "worth", lambda self: [])
     found = []
     with pytest.raises(GateFailed, match=r"int8: accuracy: top-1 \+2\.00 points"):
         export_release(checkpoint, tiny, tmp_path, precision="int8", on_variants=found.extend)
@@ -113,8 +113,8 @@ def test_an_int8_file_that_fails_its_gate_is_not_published_and_the_reason_is_kep
 
 
 def test_auto_publishes_the_fastest_that_passed(checkpoint, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.int8, "choose", refuse)
-    monkeypatch.setattr(pipeline._Work, "worth", lambda self: [])
+    monkeypatch.setattr(work.int8, "choose", refuse)
+    monkeypatch.setattr(work.Work, "worth", lambda self: [])
     done = export_release(checkpoint, tiny, tmp_path)
     assert done.winner.name == "fp32"
     verdicts = {row["name"]: row["verdict"] for row in done.release.manifest["variants"]}
@@ -128,8 +128,8 @@ def test_an_export_that_does_not_equal_pytorch_publishes_nothing_whatever_was_as
         return replace(judge(reference, answer, labels), max_logit_difference=0.01)
 
     monkeypatch.setattr("alexnet_export.variants.judge", judged)
-    monkeypatch.setattr(pipeline.int8, "choose", refuse)
-    monkeypatch.setattr(pipeline._Work, "worth", lambda self: [])
+    monkeypatch.setattr(work.int8, "choose", refuse)
+    monkeypatch.setattr(work.Work, "worth", lambda self: [])
     with pytest.raises(GateFailed, match="fp32: parity: a logit differs by"):
         export_release(checkpoint, tiny, tmp_path)
     assert releases(tmp_path) == []
@@ -153,7 +153,7 @@ def test_releases_of_other_classes_are_told_before_the_work(checkpoint, tiny, re
 
 
 def test_too_few_test_images_to_prove_the_accuracy_fall_back_to_fp32(checkpoint, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline._Work, "worth", lambda self: [])
+    monkeypatch.setattr(work.Work, "worth", lambda self: [])
     monkeypatch.setattr("alexnet_export.int8._holds", lambda judgement: True)
     monkeypatch.setattr("alexnet_export.int8._harm", lambda *arguments: [])
     done = export_release(checkpoint, tiny, tmp_path)
@@ -173,9 +173,9 @@ def test_where_there_is_tensorrt_its_engine_is_judged_and_published_beside_the_f
         sources[plan] = source
         plan.write_bytes(b"engine")
 
-    monkeypatch.setattr(pipeline, "tensorrt_missing", lambda: None)
-    monkeypatch.setattr(pipeline, "build_engine", build)
-    monkeypatch.setattr(pipeline, "Engine", lambda plan: onnx_runner(sources[plan]))
+    monkeypatch.setattr(work, "tensorrt_missing", lambda: None)
+    monkeypatch.setattr(work, "build_engine", build)
+    monkeypatch.setattr(work, "Engine", lambda plan: onnx_runner(sources[plan]))
     monkeypatch.setattr("alexnet_export.variants.check_loss", lambda judgement: None)
     done = export_release(checkpoint, tiny, tmp_path, precision="fp32")
     assert (done.release.directory / "model.plan").read_bytes() == b"engine"

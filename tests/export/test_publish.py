@@ -16,7 +16,8 @@ import pytest
 
 from alexnet_export import publish as publishing
 from alexnet_export.errors import UserError
-from alexnet_export.publish import Release, check_files, prune, publish, releases, roll_back, rolled_back
+from alexnet_export.publish import prune, publish, roll_back
+from alexnet_export.releases import Release, check_files, releases, rolled_back
 
 LABELS = ("cat", "dog")
 fork = multiprocessing.get_context("fork")

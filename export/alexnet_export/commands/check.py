@@ -24,7 +24,8 @@ def check(
     """Lint every config.pbtxt and configs/*.pbtxt against itself, its newest release and a Triton release."""
 
     def work() -> tuple[list[Path], list[Finding]]:
-        from alexnet_export.check import TARGETS, check_repository
+        from alexnet_export.check import check_repository
+        from alexnet_export.check_subject import TARGETS
 
         if target not in TARGETS:
             raise UserError(f"--target {target}: unknown; choose one of {', '.join(TARGETS)}")

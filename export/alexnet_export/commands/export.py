@@ -23,8 +23,9 @@ from alexnet_export.errors import GateFailed
 from alexnet_export.terminal import complain, console, progress_bars, variants_table
 
 if TYPE_CHECKING:
-    from alexnet_export.pipeline import Exported, Progress
+    from alexnet_export.pipeline import Exported
     from alexnet_export.variants import Variant
+    from alexnet_export.work import Progress
 
 
 def export(

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from alexnet_export.commands.arguments import DEFAULT_REPOSITORY, Repository, print_json, run
 from alexnet_export.errors import UserError
-from alexnet_export.publish import Release, releases, roll_back, rolled_back
 from alexnet_export.publish import prune as prune_releases
+from alexnet_export.publish import roll_back
+from alexnet_export.releases import Release, releases, rolled_back
 from alexnet_export.terminal import console
 
 

@@ -38,7 +38,7 @@ def report(
 
     def work() -> Summary:
         from alexnet_export.data import open_dataset
-        from alexnet_export.publish import releases
+        from alexnet_export.releases import releases
         from alexnet_export.report.write import write_report
         from alexnet_export.train import HISTORY
 

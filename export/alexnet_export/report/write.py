@@ -17,7 +17,7 @@ from alexnet_export.atomic import write_text, writing
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet
 from alexnet_export.gateset import Images, gate_images
-from alexnet_export.publish import Release
+from alexnet_export.releases import Release
 from alexnet_export.report import pictures
 from alexnet_export.report.invariance import curves, steps
 from alexnet_export.report.judged import Judged, judge_answers, top_confusions
