@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +14,15 @@ import pytest
 import torch
 
 from alexnet_export import checkpoint as checkpoints
+from alexnet_export import work
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet, Pixels, Split, Unreadable, open_dataset
 from alexnet_export.model import UNIFORM, AlexNet, initialize
-from alexnet_export.pipeline import export_release
+from alexnet_export.pipeline import Exported, export_release
 from alexnet_export.releases import Release
 from alexnet_export.to_onnx import export_onnx
+from alexnet_export.variants import Variant
+from alexnet_export.work import Progress
 
 _skipped: list[str] = []
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
@@ -97,6 +102,55 @@ def release(checkpoint: Checkpoint, few_digits: DataSet, tmp_path_factory: pytes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alexnet_export.work.ROUNDS", 2)  # its speed is of no interest
         return export_release(checkpoint, few_digits, tmp_path_factory.mktemp("repository"), precision="fp32").release
+
+
+@pytest.fixture(scope="session")
+def quickly(exported: Path) -> Callable[[], AbstractContextManager[None]]:
+    """A context in which an export takes the exporter's own file, few images, and no time for measuring."""
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(work, "export_onnx", lambda checkpoint, path, metadata: shutil.copyfile(exported, path))
+            patch.setattr(work, "BATCH_SIZES", (1, 2))
+            patch.setattr(work, "ROUNDS", 2)
+            patch.setattr("alexnet_export.variants.ROUNDS", 2)
+            patch.setattr("alexnet_export.int8.SENSITIVITY_IMAGES", 16)
+            patch.setattr("alexnet_export.gateset.MINIMUM_IMAGES", 80)
+            yield
+
+    return patched
+
+
+@pytest.fixture(scope="session")
+def tiny_digits(digits: DataSet) -> DataSet:
+    """For exports whose judgement is of no interest."""
+    splits = (First(digits.train, 32), First(digits.validation, 74), First(digits.test, 80))
+    return DataSet("tiny digits", digits.labels, *splits)
+
+
+@pytest.fixture(scope="session")
+def exported_int8(
+    checkpoint: Checkpoint,
+    tiny_digits: DataSet,
+    quickly: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Exported, list[Progress], list[Variant]]:
+    """The random network as int8. Its answers are closer together than a trained one's: they are not judged."""
+    steps: list[Progress] = []
+    variants: list[Variant] = []
+    with quickly(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexnet_export.variants.check_loss", lambda judgement: None)
+        patch.setattr("alexnet_export.int8._holds", lambda judgement: True)
+        done = export_release(
+            checkpoint,
+            tiny_digits,
+            tmp_path_factory.mktemp("int8"),
+            precision="int8",
+            on_progress=steps.append,
+            on_variants=variants.extend,
+        )
+    return done, steps, variants
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,8 @@ def test_a_taken_port_is_told_with_its_owner_before_anything_starts(server, repo
 
 def test_a_broken_model_file_ends_in_a_clear_error(repository, tmp_path, free_port):
     broken = tmp_path / "repository"
-    shutil.copytree(repository, broken, ignore=shutil.ignore_patterns("model.onnx"))
+    # Without a manifest, as somebody's own model: ours would be refused before Triton sees it.
+    shutil.copytree(repository, broken, ignore=shutil.ignore_patterns("model.onnx", "manifest.json"))
     (broken / "alexnet/1/model.onnx").write_bytes(b"not a model")
     command = [
         *(sys.executable, "-m", "alexnet_server", "serve", "--repository", str(broken), "--log", str(tmp_path / "log")),

@@ -41,7 +41,7 @@ def test_demo_walks_the_whole_road_and_ends_with_a_json_line(tmp_path, free_port
     command = [
         *("make", "demo", f"REPOSITORY={tmp_path}/repository", f"BUILD={tmp_path}/build", f"TARGET=127.0.0.1:{port}"),
         f"SERVE_OPTIONS=--grpc-port {port} --metrics-port {metrics}",
-        "TRAIN_OPTIONS=--steps 2 --batch-size 8",  # the road, not the accuracy
+        *("TRAIN_OPTIONS=--steps 2 --batch-size 8", "PRECISION=fp32"),  # the road, not the accuracy
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables(), check=False)
     assert done.returncode == 0, done.stderr[-3000:]

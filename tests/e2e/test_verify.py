@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export.__main__ import app
+from alexnet_export.gateset import gate_images
+from alexnet_export.runners import onnx_runner, served_runner
+from alexnet_export.verify import answers
 
 
 @pytest.fixture
@@ -43,3 +47,18 @@ def test_a_server_that_answers_with_another_version_than_the_repository_has_is_f
     result = verify(saved, tmp_path / "copy", server)
     assert result.exit_code == 2
     assert "answers with version 1, which" in result.stderr
+
+
+def test_an_int8_release_is_served_with_the_same_answers_as_in_process(exported_int8, own_server, few_digits):
+    release = exported_int8[0].release
+    pixels = gate_images(few_digits, few_digits.labels).pixels[:100]
+    expected = answers(onnx_runner(release.directory / "model.onnx"), pixels)
+    with (
+        own_server(repository=release.directory.parent.parent) as server,
+        served_runner(server.target, "alexnet") as (run, versions),
+    ):
+        found = answers(run, pixels)
+        assert server.stop() == 0
+    assert versions == {"1"}
+    assert np.array_equal(found.argmax(1), expected.argmax(1))
+    assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected), "the same integers, whatever the batch"

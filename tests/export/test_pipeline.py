@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from alexnet_export import work
-from alexnet_export.data import DataSet
 from alexnet_export.errors import GateFailed, UserError
 from alexnet_export.gates import judge
 from alexnet_export.pipeline import export_release
@@ -19,41 +17,11 @@ from alexnet_export.releases import check_files, releases
 from alexnet_export.to_onnx import check_file
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(exported):
-    """The exporter's own file once for all, and no time spent on measuring: other tests look at these."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "export_onnx", lambda checkpoint, path, metadata: shutil.copyfile(exported, path))
-        patch.setattr(work, "BATCH_SIZES", (1, 2))
-        patch.setattr(work, "ROUNDS", 2)
-        patch.setattr("alexnet_export.variants.ROUNDS", 2)
-        patch.setattr("alexnet_export.int8.SENSITIVITY_IMAGES", 16)
-        patch.setattr("alexnet_export.gateset.MINIMUM_IMAGES", 80)
+@pytest.fixture(autouse=True)
+def quick(quickly):
+    """No time spent on what other tests look at."""
+    with quickly():
         yield
-
-
-@pytest.fixture(scope="module")
-def tiny(digits, first):
-    splits = (first(digits.train, 32), first(digits.validation, 74), first(digits.test, 80))
-    return DataSet("tiny", digits.labels, *splits)
-
-
-@pytest.fixture(scope="module")
-def exported_int8(checkpoint, tiny, tmp_path_factory):
-    """The random network as int8. Its answers are closer together than a trained one's: they are not judged."""
-    steps, variants = [], []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet_export.variants.check_loss", lambda judgement: None)
-        patch.setattr("alexnet_export.int8._holds", lambda judgement: True)
-        done = export_release(
-            checkpoint,
-            tiny,
-            tmp_path_factory.mktemp("int8"),
-            precision="int8",
-            on_progress=steps.append,
-            on_variants=variants.extend,
-        )
-    return done, steps, variants
 
 
 def test_the_manifest_tells_all_that_was_made_and_judged(exported_int8):
@@ -100,29 +68,29 @@ def refuse(*arguments, **options):
 
 
 def test_an_int8_file_that_fails_its_gate_is_not_published_and_the_reason_is_kept(
-    checkpoint, tiny, tmp_path, monkeypatch
+    checkpoint, tiny_digits, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(work.int8, "choose", refuse)
     monkeypatch.setattr(work.Work, "worth", lambda self: [])
     found = []
     with pytest.raises(GateFailed, match=r"int8: accuracy: top-1 \+2\.00 points"):
-        export_release(checkpoint, tiny, tmp_path, precision="int8", on_variants=found.extend)
+        export_release(checkpoint, tiny_digits, tmp_path, precision="int8", on_variants=found.extend)
     assert [(each.name, each.failure) for each in found] == [("fp32", ""), ("int8", "accuracy: top-1 +2.00 points")]
     assert releases(tmp_path) == []
     assert not list((tmp_path / "alexnet").iterdir())
 
 
-def test_auto_publishes_the_fastest_that_passed(checkpoint, tiny, tmp_path, monkeypatch):
+def test_auto_publishes_the_fastest_that_passed(checkpoint, tiny_digits, tmp_path, monkeypatch):
     monkeypatch.setattr(work.int8, "choose", refuse)
     monkeypatch.setattr(work.Work, "worth", lambda self: [])
-    done = export_release(checkpoint, tiny, tmp_path)
+    done = export_release(checkpoint, tiny_digits, tmp_path)
     assert done.winner.name == "fp32"
     verdicts = {row["name"]: row["verdict"] for row in done.release.manifest["variants"]}
     assert verdicts == {"fp32": "passed", "int8": "accuracy: top-1 +2.00 points"}
 
 
 def test_an_export_that_does_not_equal_pytorch_publishes_nothing_whatever_was_asked(
-    checkpoint, tiny, tmp_path, monkeypatch
+    checkpoint, tiny_digits, tmp_path, monkeypatch
 ):
     def judged(reference, answer, labels):
         return replace(judge(reference, answer, labels), max_logit_difference=0.01)
@@ -131,39 +99,39 @@ def test_an_export_that_does_not_equal_pytorch_publishes_nothing_whatever_was_as
     monkeypatch.setattr(work.int8, "choose", refuse)
     monkeypatch.setattr(work.Work, "worth", lambda self: [])
     with pytest.raises(GateFailed, match="fp32: parity: a logit differs by"):
-        export_release(checkpoint, tiny, tmp_path)
+        export_release(checkpoint, tiny_digits, tmp_path)
     assert releases(tmp_path) == []
 
 
 @pytest.mark.parametrize(("precision", "says"), [("int4", "--precision int4: unknown; choose one of auto, fp32")])
-def test_an_unknown_precision_is_named(checkpoint, tiny, tmp_path, precision, says):
+def test_an_unknown_precision_is_named(checkpoint, tiny_digits, tmp_path, precision, says):
     with pytest.raises(UserError, match=says):
-        export_release(checkpoint, tiny, tmp_path, precision=precision)
+        export_release(checkpoint, tiny_digits, tmp_path, precision=precision)
 
 
-def test_a_repository_that_cannot_be_written_is_told_before_the_work(checkpoint, tiny):
+def test_a_repository_that_cannot_be_written_is_told_before_the_work(checkpoint, tiny_digits):
     with pytest.raises(UserError, match=r"/proc/repository.*cannot be written"):
-        export_release(checkpoint, tiny, Path("/proc/repository"))
+        export_release(checkpoint, tiny_digits, Path("/proc/repository"))
 
 
-def test_releases_of_other_classes_are_told_before_the_work(checkpoint, tiny, repository):
+def test_releases_of_other_classes_are_told_before_the_work(checkpoint, tiny_digits, repository):
     other = replace(checkpoint, labels=tuple(f"class {number}" for number in range(10)))
     with pytest.raises(UserError, match="has 10 classes that are not these 10; publish into another repository"):
-        export_release(other, tiny, repository)
+        export_release(other, tiny_digits, repository)
 
 
-def test_too_few_test_images_to_prove_the_accuracy_fall_back_to_fp32(checkpoint, tiny, tmp_path, monkeypatch):
+def test_too_few_test_images_to_prove_the_accuracy_fall_back_to_fp32(checkpoint, tiny_digits, tmp_path, monkeypatch):
     monkeypatch.setattr(work.Work, "worth", lambda self: [])
     monkeypatch.setattr("alexnet_export.int8._holds", lambda judgement: True)
     monkeypatch.setattr("alexnet_export.int8._harm", lambda *arguments: [])
-    done = export_release(checkpoint, tiny, tmp_path)
+    done = export_release(checkpoint, tiny_digits, tmp_path)
     assert done.winner.name == "fp32"
     assert "80 images cannot prove a loss of at most 0.5 points" in done.variants[1].failure
     assert np.isfinite(done.variants[0].speed.images_per_second)
 
 
 def test_where_there_is_tensorrt_its_engine_is_judged_and_published_beside_the_file(
-    checkpoint, tiny, tmp_path, monkeypatch
+    checkpoint, tiny_digits, tmp_path, monkeypatch
 ):
     from alexnet_export.runners import onnx_runner
 
@@ -177,12 +145,12 @@ def test_where_there_is_tensorrt_its_engine_is_judged_and_published_beside_the_f
     monkeypatch.setattr(work, "build_engine", build)
     monkeypatch.setattr(work, "Engine", lambda plan: onnx_runner(sources[plan]))
     monkeypatch.setattr("alexnet_export.variants.check_loss", lambda judgement: None)
-    done = export_release(checkpoint, tiny, tmp_path, precision="fp32")
+    done = export_release(checkpoint, tiny_digits, tmp_path, precision="fp32")
     assert (done.release.directory / "model.plan").read_bytes() == b"engine"
     manifest = check_files(done.release)
     assert set(manifest["files"]) == {"model.onnx", "model.plan"}
     assert manifest["engine"]["agreement"] == 1.0
     monkeypatch.setattr("alexnet_export.variants.check_loss", refuse)
     with pytest.raises(GateFailed, match=r"model\.plan: accuracy: top-1 \+2\.00 points"):
-        export_release(checkpoint, tiny, tmp_path, precision="fp32")
+        export_release(checkpoint, tiny_digits, tmp_path, precision="fp32")
     assert len(releases(tmp_path)) == 1
