@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from alexnet_export.errors import UserError
 from alexnet_export.graph import Array, array_of, bypass, constant, copy, layers, only_consumer, sweep
 
 INTEGER_OPERATORS = ("QLinearConv", "QGemm")
@@ -93,6 +94,9 @@ def quantize(
         scheme: for whose kernels.
         keep_float: names of layers (nodes) that stay in float32.
 
+    Raises:
+        UserError: a layer reads something whose range is not known.
+
     Returns:
         A new model. Its logits are float32, straight from the last layer's 32-bit sums.
     """
@@ -171,8 +175,13 @@ def _quantize_activations(
             continue
         elif node.op_type == "Sub":  # the pixels, see rewrites.fold_normalization
             parameters[name] = scheme.pixel(int(array_of(node.inputs[1]).item()))
-        else:
+        elif name in limits:
             parameters[name] = scheme.activation(limits[name])
+        else:
+            raise UserError(
+                f"int8: {name} ({node.op_type}) is neither the pixels nor behind a ReLU, its range is not known; "
+                "teach calibrate.py and quantize.py this graph, or publish with PRECISION=fp32"
+            )
         scale, zero = parameters[name]
         pair = [constant(graph, f"{name}_scale", np.asarray(scale)), constant(graph, f"{name}_zero_point", zero)]
         quantized = ir.node("QuantizeLinear", [value, *pair], name=f"{name}_quantize")

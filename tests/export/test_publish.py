@@ -55,7 +55,7 @@ def test_a_release_holds_its_files_and_a_manifest_with_their_hashes(repository, 
     assert manifest["files"] == {"model.onnx": {"sha256": digest, "bytes": 300_000}}
     assert (manifest["precision"], manifest["version"], manifest["labels"]) == ("fp32", 1, list(LABELS))
     assert (repository / "alexnet/labels.txt").read_text() == "cat\ndog\n"
-    assert "dims: [ 2 ]" in (repository / "alexnet/config.pbtxt").read_text()
+    assert "dims: [2]" in (repository / "alexnet/config.pbtxt").read_text()
 
 
 def test_the_next_version_leaves_the_others_untouched(repository, model):

@@ -80,12 +80,28 @@ def test_what_is_no_onnx_file_is_refused(tmp_path):
         check_file(tmp_path / "none.onnx")
 
 
+def rename_input(proto):
+    proto.graph.input[0].name = proto.graph.node[0].input[0] = "images"
+
+
+def test_weights_in_a_file_that_is_missing_are_told(proto, tmp_path):
+    copied = onnx.ModelProto()
+    copied.CopyFrom(proto)
+    onnx.save_model(copied, tmp_path / "model.onnx", save_as_external_data=True, location="weights.bin")
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(
+        UserError, match=r"model\.onnx: (not a valid ONNX file .*weights\.bin|has weights outside the file)"
+    ):
+        check_file(tmp_path / "model.onnx")
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (lambda proto: setattr(proto, "ir_version", 8), "IR version 8, 10 is promised"),
         (lambda proto: proto.graph.node[0].metadata_props.add(key="stack_trace", value="x"), "stack traces"),
         (lambda proto: setattr(proto.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1), "signature"),
+        (rename_input, r"signature \{'images'"),
     ],
 )
 def test_a_broken_promise_is_named(proto, tmp_path, spoil, says):

@@ -41,10 +41,16 @@ def gpu_check(
         say: called with a line for each figure.
 
     Raises:
-        UserError: there is no NVIDIA GPU at all, or the disk refuses.
+        UserError: there is no NVIDIA GPU at all, a file is no ONNX file of this network's interface, or the disk
+            refuses.
     """
     if not torch.cuda.is_available():
         raise UserError("gpu-check needs an NVIDIA GPU, and PyTorch finds none here; run it on a machine that has one")
+    if files and importlib.util.find_spec("onnx"):
+        from alexnet_export.to_onnx import check_file
+
+        for path in files.values():
+            check_file(path)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     network = checkpoints.load(checkpoint) if checkpoint else random_checkpoint()
