@@ -30,7 +30,10 @@ def wrong_files(model: Path, config: Path) -> str:
 
 
 def needs_integer_flags(model: Path, config: Path) -> bool:
-    """Whether a version that would be served has int8 weights of full range, which overflow without such instructions."""
+    """Whether a CPU would run int8 weights of full range, which overflow without such instructions."""
+    groups = _read_config(config).instance_group
+    if groups and all(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in groups):
+        return False
     for version in served(model, config):
         manifest = _read(version)
         quantization = manifest.get("quantization") if manifest else None
@@ -47,12 +50,7 @@ def has_integer_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 def served(model: Path, config: Path) -> list[Path]:
     """The version directories that Triton would load by the configuration's version policy."""
-    try:
-        policy = text_format.Parse(
-            config.read_text(), model_config_pb2.ModelConfig(), allow_unknown_field=True
-        ).version_policy
-    except (OSError, ValueError, text_format.ParseError):
-        policy = model_config_pb2.ModelVersionPolicy()  # Triton will say what is wrong with it
+    policy = _read_config(config).version_policy
     there = versions(model)
     if policy.WhichOneof("policy_choice") == "all":
         return there
@@ -65,6 +63,13 @@ def versions(model: Path) -> list[Path]:
     """The version directories of a model, oldest first."""
     numbered = [path for path in model.iterdir() if path.is_dir() and re.fullmatch("[1-9][0-9]*", path.name)]
     return sorted(numbered, key=lambda path: int(path.name))
+
+
+def _read_config(config: Path) -> model_config_pb2.ModelConfig:
+    try:
+        return text_format.Parse(config.read_text(), model_config_pb2.ModelConfig(), allow_unknown_field=True)
+    except (OSError, ValueError, text_format.ParseError):
+        return model_config_pb2.ModelConfig()  # Triton will say what is wrong with it
 
 
 def _read(version: Path) -> dict[str, Any] | None:
@@ -81,8 +86,9 @@ def _wrong(version: Path) -> Iterator[str]:
         yield f"{version / MANIFEST} is missing or damaged"
         return
     files = manifest.get("files")
-    if manifest.get("version") != int(version.name) or not isinstance(files, dict) or not files:
-        yield f"{version / MANIFEST} was edited by hand, or is of another version"
+    identity = (manifest.get("model"), manifest.get("version"))
+    if identity != (version.parent.name, int(version.name)) or not isinstance(files, dict) or not files:
+        yield f"{version / MANIFEST} was edited by hand, or is of another version or model"
         return
     for path in sorted(version.iterdir()):
         if path.name not in (MANIFEST, *files):

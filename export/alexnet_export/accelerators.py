@@ -88,6 +88,13 @@ def _check_tensorrt(config: triton.ModelConfig, parameters: dict[str, str]) -> I
             "accelerator tensorrt: an engine cache without a path",
             "set trt_engine_cache_path to a writable directory",
         )
+    if parameters.get("trt_engine_cache_enable", "0").lower() in ("1", "true") and not parameters.get(
+        "trt_engine_cache_prefix"
+    ):
+        yield (
+            "accelerator tensorrt: an engine cache that cannot tell releases apart, its key leaves out the weights",
+            'set trt_engine_cache_enable to "0", or a trt_engine_cache_prefix for each release',
+        )
     shapes = {}
     for end in ("min", "opt", "max"):
         key = f"trt_profile_{end}_shapes"

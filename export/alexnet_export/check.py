@@ -18,7 +18,7 @@ from alexnet_export.accelerators import check_accelerators
 from alexnet_export.check_fit import check_graph, check_labels, check_release
 from alexnet_export.check_subject import Problem, Subject, Target, model_directory
 from alexnet_export.errors import UserError
-from alexnet_export.releases import releases
+from alexnet_export.releases import check_files, releases
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def check_repository(repository: Path, target: Target) -> tuple[list[Path], list
         if newest is not None and (newest.directory / "manifest.json").is_file():
             try:
                 manifest = newest.manifest
+                check_files(newest)
             except UserError as error:
                 findings.append(Finding(str(newest.directory), str(error), "alexnet-export rollback"))
         if newest is not None and (newest.directory / "model.onnx").is_file():

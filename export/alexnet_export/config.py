@@ -55,8 +55,9 @@ _ONNXRUNTIME_REASONS = _GPU_REASONS | {
     "optimization": """\
 TensorRT runs what it can, CUDA the rest. The precision is in the ONNX file (fp16, or explicit Q/DQ), not here: TensorRT
 11 has no flags for it. One profile covers every batch size, otherwise each new one would build an engine while its
-request waits. Engines and timings are kept: give each Triton release and each kind of GPU a cache directory of its own,
-writable by the server alone, because an engine is code. CUDA graphs stay off: they need the same buffers each time.
+request waits. Kernel timings are kept, in a directory writable by the server alone: each Triton release wants its own.
+Engines are not: ONNX Runtime finds them by the names in the graph, whatever its weights, so the engine of an older
+release would answer for a newer one. CUDA graphs stay off: they need the same buffers each time.
 use_tf32 0: float32 means float32, as the gates found it.""",
     "parameters": """\
 These four must be here: the C++ backend overwrites them when they are given inside the cuda accelerator.
@@ -104,8 +105,7 @@ def gpu_config(model: str, *, classes: int) -> triton.ModelConfig:
         f"trt_profile_{end}_shapes": f"{INPUT}:{batch}x{SIDE}x{SIDE}x{CHANNELS}" for end, batch in shapes.items()
     }
     cache = {
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": TENSORRT_CACHE,
+        "trt_engine_cache_enable": "0",
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": TENSORRT_CACHE,
     }

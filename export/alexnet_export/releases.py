@@ -55,8 +55,9 @@ def check_files(release: Release) -> dict[str, Any]:
     manifest, directory = release.manifest, release.directory
     remedy = "publish again, or go back with alexnet-export rollback"
     listed = manifest.get("files")
-    if manifest.get("version") != release.version or not isinstance(listed, dict) or not listed:
-        raise UserError(f"{directory / MANIFEST}: was edited by hand, or is of another version; {remedy}")
+    identity = (manifest.get("model"), manifest.get("version"))
+    if identity != (directory.parent.name, release.version) or not isinstance(listed, dict) or not listed:
+        raise UserError(f"{directory / MANIFEST}: was edited by hand, or is of another version or model; {remedy}")
     for path in sorted(directory.iterdir()):
         if path.name not in (MANIFEST, *listed):
             raise UserError(f"{path}: is not listed in {MANIFEST}; remove it, or {remedy}")

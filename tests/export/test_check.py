@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -120,7 +121,13 @@ MISTAKES = {
     ),
     "tensorrt key": (GPU, lambda c: tensorrt(c).update(fast="1"), "unknown key fast", "remove it"),
     "precision": (GPU, lambda c: tensorrt(c).update(precision_mode="FP16"), "precision_mode", "PRECISION=fp16"),
-    "cache": (GPU, lambda c: tensorrt(c).pop("trt_engine_cache_path"), "an engine cache without a path", "set trt_"),
+    "cache": (GPU, lambda c: tensorrt(c).update(trt_engine_cache_enable="1"), "cache without a path", "set trt_"),
+    "stale engine": (
+        GPU,
+        lambda c: tensorrt(c).update(trt_engine_cache_enable="1", trt_engine_cache_path="/x"),
+        "cannot tell releases apart",
+        'trt_engine_cache_enable to "0"',
+    ),
     "cuda key": (GPU, lambda c: cuda(c).update(gpu_mem_limit="1"), "gpu_mem_limit has no effect there", "parameters {"),
     "accelerator": (
         GPU,
@@ -205,6 +212,17 @@ def test_the_repository_of_a_real_release_has_no_findings(repository):
     paths, findings = check_repository(repository, OLD)
     assert [str(path.relative_to(repository / "alexnet")) for path in paths] == list(MAKERS)
     assert findings == []
+
+
+def test_a_file_that_is_not_the_manifests_is_a_finding(repository, tmp_path):
+    shutil.copytree(repository, tmp_path / "models")
+    manifest = tmp_path / "models/alexnet/1/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"]["model.onnx"]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
+    (finding,) = check_repository(tmp_path / "models", OLD)[1]
+    assert "its SHA-256 is not the one in manifest.json" in finding.problem
+    assert finding.fix == "alexnet-export rollback"
 
 
 def run(*arguments):

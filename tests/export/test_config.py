@@ -86,6 +86,12 @@ def test_on_the_gpu_one_profile_covers_every_batch_and_the_backends_own_keys_are
     }
 
 
+def test_no_engine_is_kept_that_could_answer_for_a_newer_release():
+    tensorrt, _ = gpu_config("alexnet", classes=10).optimization.execution_accelerators.gpu_execution_accelerator
+    assert tensorrt.parameters["trt_engine_cache_enable"] == "0"
+    assert tensorrt.parameters["trt_timing_cache_enable"] == "1"
+
+
 def test_every_size_with_a_cuda_graph_is_warmed_up():
     config = tensorrt_config("alexnet", classes=10)
     assert config.optimization.cuda.graphs

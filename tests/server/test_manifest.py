@@ -37,6 +37,7 @@ HARM = {
     "no JSON": (lambda v: (v / "manifest.json").write_text("{"), "manifest.json is missing or damaged"),
     "no object": (lambda v: (v / "manifest.json").write_text("3"), "manifest.json is missing or damaged"),
     "other version": (lambda v: edit(v, lambda m: m.update(version=7)), "was edited by hand, or is of another version"),
+    "other model": (lambda v: edit(v, lambda m: m.update(model="resnet")), "is of another version or model"),
     "no files": (lambda v: edit(v, lambda m: m.update(files={})), "was edited by hand"),
     "no hash": (
         lambda v: edit(v, lambda m: m["files"].update({"model.onnx": 1})),
@@ -116,3 +117,10 @@ def test_weights_of_full_range_need_a_cpu_that_does_not_overflow(copy, tmp_path,
     check = checks.check_manifests(copy)
     assert check.ok == ok
     assert ok or "make export" in check.remedy
+
+
+def test_a_gpu_does_not_need_the_cpus_instructions(copy, monkeypatch):
+    edit(copy / "alexnet/1", lambda content: content.update(quantization={"reduce_range": False}))
+    monkeypatch.setattr(checks, "has_integer_flags", lambda: False)
+    assert not checks.check_manifests(copy).ok
+    assert checks.check_manifests(copy, "gpu").ok
