@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from alexnet_export.runners import Runner
 
 BATCH_SIZES = (1, 16, 32, 64)
-REPEATS_OF_ONE = 5
-"""Runs of a batch of one for each run of a larger: it is short, and a lone disturbance must not decide."""
+REPEATS_OF_ONE = 30
+"""Runs of a batch of one in a row: it is short, and the threads of the session before still spin through the first ones."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +61,34 @@ def measure(
     for number in range(rounds + 1):
         for batch in batch_sizes:
             for name, run in runners.items():
-                for _ in range(REPEATS_OF_ONE if batch == 1 else 1):
-                    started = time.perf_counter()
-                    run(pixels[:batch])
-                    if number:
-                        seconds[name][batch].append(time.perf_counter() - started)
+                found = _seconds(partial(run, pixels[:batch]), REPEATS_OF_ONE if batch == 1 else 1)
+                if number:
+                    seconds[name][batch].append(found)
         on_round()
     return {name: Speed(found) for name, found in seconds.items()}
 
 
-def time_in_turns(runs: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each of ``runs`` in each of ``rounds``, after a first round that does not count."""
+def time_in_turns(runs: Mapping[str, Callable[[], Any]], *, rounds: int, repeats: int = 1) -> dict[str, list[float]]:
+    """Seconds of each of ``runs`` in each of ``rounds``, after a first round that does not count.
+
+    With ``repeats`` a run is made so often in a row, and the median of all but the first counts.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
-            started = time.perf_counter()
-            run()
+            found = _seconds(run, repeats)
             if number:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(found)
     return seconds
+
+
+def _seconds(run: Callable[[], Any], repeats: int) -> float:
+    found = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found[1:] or found)
 
 
 def ratio(fast: Sequence[float], slow: Sequence[float]) -> Ratio:
