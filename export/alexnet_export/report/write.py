@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -19,9 +20,9 @@ from alexnet_export.data import DataSet
 from alexnet_export.gateset import Images, gate_images
 from alexnet_export.releases import Release
 from alexnet_export.report import pictures
-from alexnet_export.report.invariance import curves, steps
+from alexnet_export.report.invariance import Curve, curves, steps
 from alexnet_export.report.judged import Judged, judge_answers, top_confusions
-from alexnet_export.report.layers import ask, describe_layers
+from alexnet_export.report.layers import DeadUnits, Layer, ask, describe_layers
 
 SMALL_MATRIX = 20
 """Classes up to which the confusion matrix is drawn; beyond that the most frequent confusions are listed."""
@@ -70,52 +71,82 @@ def write_report(
         done += 1
         on_progress(done, total)
 
-    images = gate_images(dataset, checkpoint.labels)
+    found = _measure(checkpoint, gate_images(dataset, checkpoint.labels), step)
+    data = _data(found, checkpoint, dataset, release)
+    page = _render(found, data, pictures.training(history) if history else None)
+    write_text(output / "report.json", json.dumps(data, indent=2) + "\n")
+    write_text(output / "index.html", page)
+    step()
+    accuracy = found.judged.accuracy if found.judged else None
+    return Summary(output / "index.html", output / "report.json", accuracy, data["parameters"], data["multiply_adds"])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was measured; ``judged`` is None where no image has a label."""
+
+    images: Images
+    known: npt.NDArray[np.bool_]
+    filters: npt.NDArray[np.float32]
+    layers: list[Layer]
+    dead: list[DeadUnits]
+    judged: Judged | None
+    curves: list[Curve]
+
+
+def _measure(checkpoint: Checkpoint, images: Images, step: Callable[[], None]) -> _Found:
     step()
     network = checkpoint.network()
-    layers, answers = describe_layers(network), ask(network, checkpoint.normalization, images.pixels)
+    answers = ask(network, checkpoint.normalization, images.pixels)
     step()
     known = images.labels >= 0
-    judged = judge_answers(answers.logits[known], images.labels[known], checkpoint.labels) if known.any() else None
-    held = curves(network, checkpoint.normalization, images.pixels, on_step=step)
-    manifest = release.manifest if release else {}
-    data: dict[str, Any] = {
+    return _Found(
+        images,
+        known,
+        network.features[0].weight.detach().numpy(),  # type: ignore[operator]
+        describe_layers(network),
+        answers.dead,
+        judge_answers(answers.logits[known], images.labels[known], checkpoint.labels) if known.any() else None,
+        curves(network, checkpoint.normalization, images.pixels, on_step=step),
+    )
+
+
+def _data(found: _Found, checkpoint: Checkpoint, dataset: DataSet, release: Release | None) -> dict[str, Any]:
+    return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint": {"sha256": checkpoint.sha256, "made_by": dict(checkpoint.made_by)},
         "normalization": asdict(checkpoint.normalization),
         "labels": list(checkpoint.labels),
-        "images": {"from": dataset.name, "count": len(images), "labelled": int(known.sum())},
-        "layers": [asdict(layer) for layer in layers],
-        "parameters": sum(layer.parameters for layer in layers),
-        "multiply_adds": sum(layer.multiply_adds for layer in layers),
-        "dead_units": [asdict(each) for each in answers.dead],
-        "judged": asdict(judged) if judged else None,
-        "invariance": [asdict(curve) for curve in held],
-        "release": {"version": release.version, **_of_release(manifest)} if release else None,
+        "images": {"from": dataset.name, "count": len(found.images), "labelled": int(found.known.sum())},
+        "layers": [asdict(layer) for layer in found.layers],
+        "parameters": sum(layer.parameters for layer in found.layers),
+        "multiply_adds": sum(layer.multiply_adds for layer in found.layers),
+        "dead_units": [asdict(each) for each in found.dead],
+        "judged": asdict(found.judged) if found.judged else None,
+        "invariance": [asdict(curve) for curve in found.curves],
+        "release": {"version": release.version, **_of_release(release.manifest)} if release else None,
     }
+
+
+def _render(found: _Found, data: dict[str, Any], training: str | None) -> str:
+    judged, labels = found.judged, tuple(data["labels"])
     drawn = {
-        "filters": pictures.filters(network.features[0].weight.detach().numpy()),  # type: ignore[operator]
-        "training": pictures.training(history) if history else None,
-        "invariance": [Markup(pictures.invariance(curve)) for curve in held],  # noqa: S704  our own SVG
+        "filters": pictures.filters(found.filters),
+        "invariance": [Markup(pictures.invariance(curve)) for curve in found.curves],  # noqa: S704  our own SVG
         "reliability": Markup(pictures.reliability(judged)) if judged else None,  # noqa: S704
-        "mistakes": _thumbnails(judged, images, known) if judged else [],
+        "mistakes": _thumbnails(judged, found.images, found.known) if judged else [],
     }
-    page = (
+    return (
         _environment()
         .get_template("page.html.j2")
         .render(
             data=data,
             drawn=drawn,
-            training=Markup(drawn["training"]) if drawn["training"] else None,  # noqa: S704
-            confusions=top_confusions(judged, checkpoint.labels) if judged else [],
-            matrix=judged is not None and len(checkpoint.labels) <= SMALL_MATRIX,
+            training=Markup(training) if training else None,  # noqa: S704
+            confusions=top_confusions(judged, labels) if judged else [],
+            matrix=judged is not None and len(labels) <= SMALL_MATRIX,
         )
     )
-    write_text(output / "report.json", json.dumps(data, indent=2) + "\n")
-    write_text(output / "index.html", page)
-    step()
-    accuracy = judged.accuracy if judged else None
-    return Summary(output / "index.html", output / "report.json", accuracy, data["parameters"], data["multiply_adds"])
 
 
 def _of_release(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +154,7 @@ def _of_release(manifest: dict[str, Any]) -> dict[str, Any]:
     return {key: manifest.get(key) for key in kept}
 
 
-def _thumbnails(judged: Judged, images: Images, known: np.ndarray[Any, np.dtype[np.bool_]]) -> list[str]:
+def _thumbnails(judged: Judged, images: Images, known: npt.NDArray[np.bool_]) -> list[str]:
     pixels = images.pixels[known]
     return [pictures.png(pixels[mistake.index], side=THUMBNAIL) for mistake in judged.mistakes]
 
