@@ -109,7 +109,7 @@ def choose(
         if kept > len(worst_first) // 2:  # with more in float it would be no faster than float
             raise GateFailed(
                 f"int8: with {kept - 1} of {len(worst_first)} layers in float the loss is still up to "
-                f"{best[1].judgement.loss_points.high:.2f} points on {len(choice)} images chosen by"
+                f"{best[1].judgement.loss_points.high:.2f} points on the {len(choice)} images for choosing"
             )
         best = attempt(method, worst_first[:kept])
         trials.append(best[1])
