@@ -25,6 +25,7 @@ from alexnet_server.wheel import assemble_backends, cache_directory, find_triton
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
+REMIND_AFTER_S = 5
 KILL_AFTER_S = 10
 """How much longer than its own exit timeout a stopping server may take before it is killed, seconds."""
 
@@ -75,7 +76,15 @@ class Server:
 
     def wait(self) -> int:
         """Wait for the end; the exit code, or 128 plus the signal that ended it, as a shell counts."""
-        code = self.process.wait()
+        code = None
+        while code is None:
+            try:
+                code = self.process.wait(REMIND_AFTER_S)
+            except subprocess.TimeoutExpired:
+                if (
+                    self.stopping
+                ):  # Triton lost a signal once that came as it had just started; one more changes nothing
+                    self.process.terminate()
         with suppress(ProcessLookupError):
             # A backend process that was still starting outlives Triton; it is in Triton's process group.
             os.killpg(self.process.pid, signal.SIGKILL)
