@@ -7,21 +7,21 @@ lie in shared memory that Triton uses again.
 from __future__ import annotations
 
 import json
-import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
-from alexnet_server.onnxruntime.settings import ConfigError, Settings, read_settings
-
-Array = npt.NDArray[Any]
-Tensors = dict[str, Array]
+from alexnet_server.cpus import usable_cpus
+from alexnet_server.onnxruntime.batches import Array, Gather, Tensors, split
+from alexnet_server.onnxruntime.device import DeviceRunner
+from alexnet_server.onnxruntime.providers import ConfigError
+from alexnet_server.onnxruntime.session import check_names, make_session
+from alexnet_server.onnxruntime.settings import Settings, read_settings
+from alexnet_server.refusal import RequestRefused, refuse_cancelled
 
 
 class TritonPythonModel:
@@ -56,9 +56,8 @@ class TritonPythonModel:
         for line in settings.ignored:
             pb_utils.Logger.log_warn(f"{args['model_name']}: {line}")
         self._batched = config["max_batch_size"] > 0
-        self._run_options = ort.RunOptions()
-        if settings.arena_shrinkage:
-            self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", settings.arena_shrinkage)
+        self._gather = Gather()
+        self._run = self._runner(settings, config)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request, in order: with its own rows, or with its own error."""
@@ -66,7 +65,7 @@ class TritonPythonModel:
         good: list[tuple[int, Tensors]] = []
         for place, request in enumerate(requests):
             try:
-                good.append((place, self._inputs_of(request)))
+                good.append((place, self._inputs_of(request, alone=len(requests) == 1)))
             except RequestRefused as refused:
                 answers[place] = refused.response()
         for batch in [good] if self._batched and good else [[one] for one in good]:
@@ -75,123 +74,67 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Free the session before the process ends."""
-        del self._session
+        del self._run, self._session
+
+    def _runner(self, settings: Settings, config: Mapping[str, Any]) -> Callable[[list[str], Tensors], list[Array]]:
+        """What runs a batch: the session itself on the CPU, I/O binding on a GPU."""
+        if settings.device_id is not None:
+            warm = {int(sample["batch_size"]) for sample in config.get("model_warmup", [])} - {0}
+            return DeviceRunner(self._session, "cuda", settings.device_id, warm if settings.cuda_graphs else ()).run
+        session, options = self._session, ort.RunOptions()
+        if settings.arena_shrinkage:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", settings.arena_shrinkage)
+        return lambda names, inputs: session.run(names, inputs, options)
 
     def _answer(self, batch: list[tuple[int, Tensors]], requests: Sequence[Any], answers: list[Any]) -> None:
         """Run a batch; if that fails, each of it alone, so that only the guilty one gets the error."""
         wanted = [requests[place].requested_output_names() for place, _ in batch]
         names = [name for name in self._outputs if any(name in names for names in wanted)]
         try:
-            rows = self._run([inputs for _, inputs in batch], names)
+            rows = self._rows([inputs for _, inputs in batch], names)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common base
             if len(batch) > 1:
                 for one in batch:
                     self._answer([one], requests, answers)
                 return
-            answers[batch[0][0]] = _error(f"inference failed: {error}", pb_utils.TritonError.INTERNAL)
+            refused = RequestRefused(f"inference failed: {error}", pb_utils.TritonError.INTERNAL)
+            answers[batch[0][0]] = refused.response()
             return
         for (place, _), tensors, asked in zip(batch, rows, wanted, strict=True):
             outputs = [pb_utils.Tensor(name, tensors[name]) for name in names if name in asked]
             answers[place] = pb_utils.InferenceResponse(output_tensors=outputs)
 
-    def _run(self, batch: list[Tensors], names: list[str]) -> list[Tensors]:
-        """The outputs of each request, as views of the outputs of the batch."""
-        # A lone request runs on the very tensor that Triton shared.
-        joined = (
-            batch[0] if len(batch) == 1 else {name: np.concatenate([each[name] for each in batch]) for name in batch[0]}
-        )
-        outputs = self._session.run(names, joined, self._run_options)
+    def _rows(self, batch: list[Tensors], names: list[str]) -> list[Tensors]:
+        """The outputs of each request, from one run of all."""
+        outputs = dict(zip(names, self._run(names, self._gather.join(batch)), strict=True))
         if not self._batched:
-            return [dict(zip(names, outputs, strict=True))]
-        ends = np.cumsum([len(next(iter(inputs.values()))) for inputs in batch])
-        for name, output in zip(names, outputs, strict=True):
-            if len(output) != ends[-1]:
-                raise RuntimeError(f"output {name} has {len(output)} rows for {ends[-1]} of input")
-        split = [np.split(output, ends[:-1]) for output in outputs]
-        return [dict(zip(names, rows, strict=True)) for rows in zip(*split, strict=True)]
+            return [outputs]
+        return split(outputs, [_rows_in(inputs) for inputs in batch])
 
-    def _inputs_of(self, request: Any) -> Tensors:
-        if request.is_cancelled():
-            raise RequestRefused("the caller cancelled this request", pb_utils.TritonError.CANCELLED)
+    def _inputs_of(self, request: Any, *, alone: bool) -> Tensors:
+        refuse_cancelled(request)
         inputs: Tensors = {}
         for name, dtype in self._dtypes.items():
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is None:
                 raise RequestRefused(f"input {name} is missing", pb_utils.TritonError.INVALID_ARG)
-            inputs[name] = tensor.as_numpy()
-            if inputs[name].dtype != dtype:
+            inputs[name] = tensor.as_numpy() if tensor.is_cpu() else _from_device(tensor, keep=alone)
+            if not isinstance(inputs[name], ort.OrtValue) and inputs[name].dtype != dtype:
                 raise RequestRefused(
                     f"input {name} is {inputs[name].dtype}, the model reads {np.dtype(dtype)}",
                     pb_utils.TritonError.INVALID_ARG,
                 )
-        if self._batched and len({len(array) for array in inputs.values()}) != 1:
+        if self._batched and len({_rows_in({name: value}) for name, value in inputs.items()}) != 1:
             raise RequestRefused("the inputs have different batch sizes", pb_utils.TritonError.INVALID_ARG)
         return inputs
 
 
-class RequestRefused(Exception):
-    """One request cannot be run; the others of its batch can."""
-
-    def __init__(self, text: str, code: Any) -> None:
-        super().__init__(text)
-        self.text, self.code = text, code
-
-    def response(self) -> Any:
-        return _error(self.text, self.code)
+def _from_device(tensor: Any, *, keep: bool) -> Any:
+    """A tensor on the GPU, where it is if it is run alone; to be joined with others it comes to the host."""
+    value = ort.OrtValue.from_dlpack(tensor)
+    return value if keep else value.numpy()
 
 
-def make_session(path: Path, settings: Settings) -> ort.InferenceSession:
-    """Create the session.
-
-    Raises:
-        ConfigError: ONNX Runtime refuses the file or a setting.
-    """
-    options = ort.SessionOptions()
-    options.graph_optimization_level = {
-        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-        "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-        "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    }[settings.graph_level]
-    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if settings.parallel else ort.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = settings.intra_op_threads
-    options.inter_op_num_threads = settings.inter_op_threads
-    if settings.mem_arena is not None:
-        options.enable_cpu_mem_arena = settings.mem_arena
-    if settings.mem_pattern is not None:
-        options.enable_mem_pattern = settings.mem_pattern
-    for key, value in settings.session_entries.items():
-        options.add_session_config_entry(key, value)
-    providers = [(name, dict(provider_options)) for name, provider_options in settings.providers]
-    try:
-        return ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base
-        raise ConfigError(f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}") from error
-
-
-def check_names(session: ort.InferenceSession, inputs: Mapping[str, Any], outputs: Sequence[str]) -> None:
-    """Refuse a configuration whose tensors are not the graph's.
-
-    Raises:
-        ConfigError: naming what differs.
-    """
-    graph_inputs = {each.name for each in session.get_inputs()}
-    graph_outputs = {each.name for each in session.get_outputs()}
-    if set(inputs) != graph_inputs:
-        raise ConfigError(f"config.pbtxt has inputs {sorted(inputs)}, the graph has {sorted(graph_inputs)}")
-    if not set(outputs) <= graph_outputs:
-        raise ConfigError(f"config.pbtxt has outputs {sorted(outputs)}, the graph has {sorted(graph_outputs)}")
-
-
-def usable_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Processors this process may use: its affinity, limited by the cgroup's quota, rounded up."""
-    cpus = len(os.sched_getaffinity(0))
-    try:
-        quota, period = quota_file.read_text().split()
-        return max(1, min(cpus, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or "max"
-        return cpus
-
-
-def _error(text: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(text, code))
+def _rows_in(inputs: Mapping[str, Any]) -> int:
+    value = next(iter(inputs.values()))
+    return int(value.shape()[0]) if isinstance(value, ort.OrtValue) else len(value)

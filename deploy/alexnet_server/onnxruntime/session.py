@@ -1,0 +1,74 @@
+"""From settings to an ONNX Runtime session that is what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from alexnet_server.onnxruntime.providers import ConfigError
+from alexnet_server.onnxruntime.settings import Settings
+
+_GRAPH_LEVELS = {
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+
+def make_session(path: Path, settings: Settings) -> ort.InferenceSession:
+    """Create the session.
+
+    Raises:
+        ConfigError: ONNX Runtime refuses the file or a setting, or took another device than was asked for.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = _GRAPH_LEVELS[settings.graph_level]
+    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if settings.parallel else ort.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = settings.intra_op_threads
+    options.inter_op_num_threads = settings.inter_op_threads
+    if settings.mem_arena is not None:
+        options.enable_cpu_mem_arena = settings.mem_arena
+    if settings.mem_pattern is not None:
+        options.enable_mem_pattern = settings.mem_pattern
+    for key, value in settings.session_entries.items():
+        options.add_session_config_entry(key, value)
+    providers = [(name, dict(provider_options)) for name, provider_options in settings.providers]
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise ConfigError(f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}") from error
+    check_providers(session.get_providers(), settings)
+    return session
+
+
+def check_providers(taken: Sequence[str], settings: Settings) -> None:
+    """ONNX Runtime falls back to the CPU with no more than a warning; that would be a hundred times slower.
+
+    Raises:
+        ConfigError: a provider was asked for and could not be used, and a fallback was not asked for.
+    """
+    lacking = [name for name, _ in settings.providers if name not in taken]
+    if lacking and not settings.cpu_fallback:
+        raise ConfigError(
+            f"ONNX Runtime could not use {', '.join(lacking)} and took {', '.join(taken)} instead: its libraries are "
+            "missing or do not fit the driver (its own lines above say which); install them, set instance_group kind to "
+            'KIND_CPU, or accept it with the parameter allow_cpu_fallback "1"'
+        )
+
+
+def check_names(session: ort.InferenceSession, inputs: Mapping[str, Any], outputs: Sequence[str]) -> None:
+    """Refuse a configuration whose tensors are not the graph's.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    graph_inputs = {each.name for each in session.get_inputs()}
+    graph_outputs = {each.name for each in session.get_outputs()}
+    if set(inputs) != graph_inputs:
+        raise ConfigError(f"config.pbtxt has inputs {sorted(inputs)}, the graph has {sorted(graph_inputs)}")
+    if not set(outputs) <= graph_outputs:
+        raise ConfigError(f"config.pbtxt has outputs {sorted(outputs)}, the graph has {sorted(graph_outputs)}")
