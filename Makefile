@@ -37,7 +37,7 @@ NEWEST := $(shell ls -d $(REPOSITORY)/alexnet/[0-9]* 2>/dev/null | sort -V | tai
 RELEASE := $(or $(NEWEST),$(REPOSITORY)/alexnet/1)/manifest.json
 EXPORT := export/alexnet_export
 TRAINING_CODE := $(addprefix $(EXPORT)/,data.py digits.py evaluate.py folder.py model.py options.py train.py)
-EXPORT_CODE := $(addprefix $(EXPORT)/,calibrate.py config.py gates.py gateset.py graph.py int8.py model.py pipeline.py \
+EXPORT_CODE := $(addprefix $(EXPORT)/,calibrate.py config.py config_encoded.py gates.py gateset.py graph.py int8.py model.py pipeline.py \
 	publish.py quantize.py releases.py rewrites.py runners.py to_fp16.py to_onnx.py to_tensorrt.py variants.py \
 	verify.py work.py)
 SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT)))
@@ -133,4 +133,4 @@ lock: ## choose the newest versions again and write constraints.txt
 	mv $(BUILD)/constraints.txt constraints.txt
 
 clean: ## delete what was built: checkpoints, pictures, releases (not .venv)
-	rm -rf $(BUILD) $(REPOSITORY)/alexnet/[0-9]* $(REPOSITORY)/alexnet/.rolled-back-*
+	rm -rf $(BUILD) $(REPOSITORY)/alexnet*/[0-9]* $(REPOSITORY)/alexnet/.rolled-back-*

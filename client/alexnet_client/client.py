@@ -6,7 +6,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from alexnet_client import codec
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, ServerFault
-from alexnet_client.images import ImageSource, Pixels, load_pixels
+from alexnet_client.images import BLANK_FILE, ImageSource, load_pixels, read_file
 from alexnet_client.transport import Transport
 
 DEFAULT_TARGET = "127.0.0.1:8001"
@@ -23,13 +23,23 @@ LOGITS, PROBABILITIES = "logits", "probabilities"
 
 @dataclass(frozen=True)
 class ModelSignature:
-    """What the server says of a model: its one input, its classes and the largest batch it accepts."""
+    """What the server says of a model: its one input, its classes and the largest batch it accepts.
+
+    ``encoded``: it reads image files instead of pixels.
+    """
 
     input_name: str
     input_shape: tuple[int, ...]
     classes: int
     max_batch_size: int
     versions: tuple[str, ...]
+    encoded: bool = False
+
+    def blank(self) -> npt.NDArray[Any]:
+        """A batch of one image with nothing on it, to ask the model with."""
+        if self.encoded:
+            return np.array([[BLANK_FILE]], object)
+        return np.zeros([max(1, size) for size in self.input_shape], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,8 @@ class Client:
         """Classify one image.
 
         Args:
-            image: path, bytes of a JPEG, PNG or WebP file, PIL image, or uint8 [224, 224, 3].
+            image: path, bytes of a JPEG, PNG or WebP file, PIL image, or uint8 [224, 224, 3]; a model that reads
+                files is sent the file as it is, so it takes a path or bytes.
             top: how many guesses to name.
             timeout_s: deadline of this call, seconds, over decoding, waiting and the answer.
 
@@ -130,19 +141,24 @@ class Client:
         if top < 1:
             raise BadInput(f"top must be at least 1, got {top}")
         deadline = self._deadline(timeout_s)
-        if isinstance(image, np.ndarray):
-            pixels = load_pixels(image)
+        signature = await self._signature_by(deadline)
+        if isinstance(image, np.ndarray) and not signature.encoded:
+            batch = load_pixels(image)[np.newaxis]
+        elif signature.encoded:
+            batch = np.array([[await asyncio.to_thread(read_file, image)]], object)
         else:
-            pixels = await asyncio.to_thread(load_pixels, image)
-        answer = await self._infer(pixels[np.newaxis], deadline)
+            batch = (await asyncio.to_thread(load_pixels, image))[np.newaxis]
+        answer = await self._infer(batch, deadline)
         labels = await self._labels_of(answer.model_version, deadline)
         probabilities = answer.probabilities[0]
         best = np.argsort(-probabilities, kind="stable")[:top]
         guesses = tuple(Guess(labels[index], int(index), float(probabilities[index])) for index in best)
         return Classification(guesses, answer.logits[0], probabilities, answer.model_version)
 
-    async def infer(self, images: Pixels, *, timeout_s: float | None = None) -> BatchAnswer:
+    async def infer(self, images: npt.NDArray[Any], *, timeout_s: float | None = None) -> BatchAnswer:
         """Run one batch as it is: uint8 [N, 224, 224, 3], N up to the server's largest batch.
+
+        A model that reads files takes an array [N, 1] of their bytes (dtype object).
 
         Raises:
             BadInput: the server refuses its shape, dtype or size.
@@ -178,7 +194,7 @@ class Client:
     def _deadline(self, timeout_s: float | None) -> Deadline:
         return Deadline.after(self.timeout_s if timeout_s is None else timeout_s)
 
-    async def _infer(self, images: Pixels, deadline: Deadline) -> BatchAnswer:
+    async def _infer(self, images: npt.NDArray[Any], deadline: Deadline) -> BatchAnswer:
         if not isinstance(images, np.ndarray):
             raise BadInput(f"a batch is uint8 [N, 224, 224, 3], not a {type(images).__name__}")
         signature = await self._signature_by(deadline)
@@ -212,6 +228,7 @@ class Client:
             classes=outputs[PROBABILITIES][-1],
             max_batch_size=config.max_batch_size,
             versions=tuple(metadata.versions),
+            encoded=metadata.inputs[0].datatype == "BYTES",
         )
 
     async def _labels_of(self, version: str, deadline: Deadline) -> tuple[str, ...]:
@@ -225,10 +242,9 @@ class Client:
     async def _ask_labels(self, version: str, deadline: Deadline) -> str:
         """Ask for the names with a blank image (the protocol gives names only with an answer); the release's version."""
         signature = self._signature or await self._signature_by(deadline)
-        blank = np.zeros((1, *signature.input_shape[1:]), np.uint8)
         request = codec.encode_request(
             self.model,
-            {signature.input_name: blank},
+            {signature.input_name: signature.blank()},
             (PROBABILITIES,),
             version=version,
             classes=signature.classes,

@@ -47,7 +47,7 @@ def encode_request(
 
     Args:
         model: its name on the server.
-        inputs: tensors by name, the batch axis first.
+        inputs: tensors by name, the batch axis first; an array of Python bytes (dtype object) is sent as BYTES.
         outputs: names of the tensors wanted back.
         version: of the model; empty leaves the choice to the server.
         classes: ask for the best ``classes`` answers as text instead of tensors (classification extension).
@@ -57,11 +57,12 @@ def encode_request(
     """
     request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
     for name, array in inputs.items():
-        datatype = _NAMES.get(array.dtype)
+        strings = array.dtype == object
+        datatype = "BYTES" if strings else _NAMES.get(array.dtype)
         if datatype is None:
             raise BadInput(f"input {name}: dtype {array.dtype} cannot be sent, the protocol has {', '.join(DTYPES)}")
         request.inputs.add(name=name, datatype=datatype, shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
+        request.raw_input_contents.append(_encode_strings(array) if strings else array.tobytes())
     for name in outputs:
         output = request.outputs.add(name=name)
         if classes is not None:
@@ -95,6 +96,11 @@ def _decode_tensor(output: service_pb2.ModelInferResponse.InferOutputTensor, raw
         raise ServerFault(f"output {output.name} has an unknown datatype {output.datatype}") from None
     except ValueError as error:
         raise ServerFault(f"output {output.name}: {len(raw)} bytes do not make {output.datatype} {shape}") from error
+
+
+def _encode_strings(array: Array) -> bytes:
+    """Each element as its length, four bytes little-endian, then its bytes."""
+    return b"".join(len(each).to_bytes(4, "little") + each for each in array.ravel())
 
 
 def _decode_strings(raw: bytes) -> list[bytes]:

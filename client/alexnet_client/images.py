@@ -22,6 +22,11 @@ CROP = 224
 """Side of the centre crop, pixels: what the network reads."""
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded, pixels; a small file can unpack to gigabytes."""
+MAX_FILE_BYTES = 64 * 2**20
+"""Largest image file that is read, bytes."""
+DRAFT = 2 * RESIZE
+"""A JPEG whose short side is at least twice this, pixels, is decoded at half, a quarter or an eighth of its size, never
+below this: its transform gives the smaller picture for a fraction of the work, and enough is left to antialias."""
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 """Of the files that are taken for images when a directory is read, in lower case."""
@@ -36,22 +41,31 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each EXIF orientation (Exif 2.3, tag 274)."""
+_QUARTER_TURNS = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+
+BLANK_FILE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000a49444154789c63f80f0001010100b138f6140000000049454e44ae426082"
+)
+"""A PNG file of one white pixel, to ask a model with that reads files."""
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | Pixels"
 
 
-def load_pixels(source: ImageSource) -> Pixels:
+def load_pixels(source: ImageSource, *, max_bytes: int = MAX_FILE_BYTES, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Return what the model reads of an image.
 
     Args:
         source: a path, the bytes of a JPEG, PNG or WebP file, a PIL image, or finished pixels.
+        max_bytes: largest file that is read.
+        max_pixels: largest image that is decoded.
 
     Returns:
         uint8 [224, 224, 3], RGB, 0-255. An array of that shape and dtype is returned as it is.
 
     Raises:
-        ImageError: the file is missing or broken, or has more than ``MAX_PIXELS`` pixels.
+        ImageError: the file is missing, broken or larger than the limits.
     """
     if isinstance(source, np.ndarray):
         return _checked_array(source)
@@ -59,10 +73,29 @@ def load_pixels(source: ImageSource) -> Pixels:
         if not min(source.size):
             raise ImageError(f"image: {source.width} x {source.height} pixels, there is nothing in it")
         image = upright_rgb(source)
+        size = image.size
     else:
-        image = open_image(source)
+        image, size = _open(source, max_bytes, max_pixels, draft=DRAFT)
     name = str(source) if isinstance(source, str | Path) else "image"
-    return np.asarray(center_crop(resize_short_side(image, name=name)))
+    return np.asarray(center_crop(resize_short_side(image, name=name, whole=size)))
+
+
+def read_file(source: ImageSource) -> bytes:
+    """The bytes of an image file, undecoded.
+
+    Raises:
+        ImageError: it cannot be read, is too large, or is no file.
+    """
+    if isinstance(source, bytes):
+        return source
+    if not isinstance(source, str | Path):
+        raise ImageError(f"a {type(source).__name__} is no file; this model decodes for itself, give a path or bytes")
+    try:
+        if (length := Path(source).stat().st_size) > MAX_FILE_BYTES:
+            raise ImageError(f"{source}: {length:,} bytes, the limit is {MAX_FILE_BYTES:,}")
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{source}: {(error.strerror or str(error)).lower()}") from None
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
@@ -71,14 +104,22 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     Raises:
         ImageError: the file is missing, broken, not JPEG, PNG or WebP, or too large.
     """
+    return _open(source, MAX_FILE_BYTES, MAX_PIXELS, draft=None)[0]
+
+
+def _open(
+    source: str | Path | bytes, max_bytes: int, max_pixels: int, *, draft: int | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture, and the size that the file has; a JPEG is smaller than that if ``draft`` allows."""
     if not isinstance(source, str | Path | bytes):
         raise ImageError(f"a {type(source).__name__} is no image; give a path, bytes, a PIL image or pixels")
     name = "image" if isinstance(source, bytes) else str(source)
     try:
+        length = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        if length > max_bytes:
+            raise ImageError(f"{name}: {length:,} bytes, the limit is {max_bytes:,}")
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{name}: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}")
-            return upright_rgb(image)
+            return _decode(image, name, max_pixels, draft)
     except ImageError:
         raise
     except FileNotFoundError:
@@ -91,6 +132,16 @@ def open_image(source: str | Path | bytes) -> Image.Image:
         raise ImageError(f"{name}: far too many pixels, the limit is {MAX_PIXELS:,}") from None
     except Exception as error:  # noqa: BLE001  a damaged file makes Pillow raise anything from SyntaxError to struct.error
         raise ImageError(f"{name}: cannot be read, the file looks damaged ({error})") from None
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int, draft: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    width, height = size = image.size
+    if width * height > max_pixels:
+        raise ImageError(f"{name}: {width} x {height} pixels, the limit is {max_pixels:,}")
+    if draft is not None and image.format == "JPEG":
+        image.draft(None, _covering(size, draft))
+    turned = _TURNS.get(_orientation(image)) in _QUARTER_TURNS
+    return upright_rgb(image), (height, width) if turned else size
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -107,14 +158,22 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def resize_short_side(image: Image.Image, side: int = RESIZE, *, name: str = "image") -> Image.Image:
+def resize_short_side(
+    image: Image.Image, side: int = RESIZE, *, name: str = "image", whole: tuple[int, int] | None = None
+) -> Image.Image:
     """Resize so that the short side has ``side`` pixels, antialiased bilinear; the long side is rounded down.
+
+    Args:
+        image: the picture.
+        side: pixels.
+        name: what to call it in an error.
+        whole: width and height of the original, if it was decoded smaller; None if it was not.
 
     Raises:
         ImageError: the image is so narrow that the result would have more than ``MAX_PIXELS`` pixels.
     """
-    width, height = image.size
-    if min(width, height) == side:
+    width, height = whole or image.size
+    if min(image.size) == side and whole in (None, image.size):
         return image
     size = (side, side * height // width) if width <= height else (side * width // height, side)
     if size[0] * size[1] > MAX_PIXELS:
@@ -126,6 +185,12 @@ def center_crop(image: Image.Image, side: int = CROP) -> Image.Image:
     """Cut the middle ``side`` x ``side`` pixels out."""
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
+
+
+def _covering(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The size of the same picture with a short side of ``side`` pixels, rounded up."""
+    short = min(size)
+    return -(-size[0] * side // short), -(-size[1] * side // short)
 
 
 def _checked_array(pixels: npt.NDArray[np.generic]) -> Pixels:

@@ -10,6 +10,7 @@ import numpy as np
 from alexnet_client import codec
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import TimedOut, Unavailable
+from alexnet_client.images import BLANK_FILE
 from alexnet_client.transport import Transport
 
 POLL_S = 0.1
@@ -50,7 +51,7 @@ async def wait_until_serving(
 
 
 async def probe(transport: Transport, model: str, deadline: Deadline) -> None:
-    """Send one blank request; a model that reads bytes (an encoded image) is only asked whether it is ready.
+    """Have the model answer one blank request.
 
     Raises:
         ClientError: it did not answer well.
@@ -58,11 +59,12 @@ async def probe(transport: Transport, model: str, deadline: Deadline) -> None:
     if not await transport.model_ready(model, deadline):
         raise Unavailable(f"{transport.target}: {model} is not ready")
     metadata = await transport.model_metadata(model, deadline)
-    if any(tensor.datatype not in codec.DTYPES for tensor in metadata.inputs):
-        return
-    inputs = {
-        tensor.name: np.zeros([max(1, size) for size in tensor.shape], codec.DTYPES[tensor.datatype])
-        for tensor in metadata.inputs
-    }
+    inputs = {tensor.name: _blank(tensor.datatype, tensor.shape) for tensor in metadata.inputs}
     request = codec.encode_request(model, inputs, [tensor.name for tensor in metadata.outputs])
     codec.decode_response(await transport.infer(request, deadline))
+
+
+def _blank(datatype: str, shape: Sequence[int]) -> codec.Array:
+    """Zeros; where bytes are read, an image file with nothing on it."""
+    sizes = [max(1, size) for size in shape]
+    return np.full(sizes, BLANK_FILE, object) if datatype == "BYTES" else np.zeros(sizes, codec.DTYPES[datatype])

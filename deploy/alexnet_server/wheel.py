@@ -14,8 +14,9 @@ from pathlib import Path
 
 from alexnet_server.errors import LaunchError
 
-BACKEND = "onnxruntime"
-_ENTRY = "from alexnet_server.onnxruntime.model import TritonPythonModel  # noqa: F401  Triton looks for it here\n"
+BACKENDS = {"onnxruntime": "alexnet_server.onnxruntime.model", "image_decoder": "alexnet_server.decoder.model"}
+"""Our Python-based backends, and the module that each is."""
+_ENTRY = "from {module} import TritonPythonModel  # noqa: F401  Triton looks for it here\n"
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,15 @@ def cache_directory() -> Path:
 
 
 def assemble_backends(triton: Triton, cache: Path) -> Path:
-    """Return a backend directory: ``python/`` copied from the wheel, ``onnxruntime/`` that leads to this package.
+    """Return a backend directory: ``python/`` copied from the wheel, and those of ours, which lead to this package.
 
-    Made once for each wheel and Python version, under a name of its own, and renamed into place whole. Copies, not
+    Made once for each wheel, Python version and set of backends, under a name of its own, and renamed into place whole. Copies, not
     links: Triton refuses a backend whose resolved path lies outside its directory.
 
     Raises:
         LaunchError: the cache cannot be written.
     """
-    finished = cache / f"backends-{triton.version}-python{python_version()}"
+    finished = cache / "-".join(["backends", triton.version, f"python{python_version()}", *sorted(BACKENDS)])
     if finished.is_dir():
         return finished
     try:
@@ -92,8 +93,9 @@ def assemble_backends(triton: Triton, cache: Path) -> Path:
                 triton.root / "backends" / "python", staged / "python", ignore=shutil.ignore_patterns("__pycache__")
             )
             shutil.copy(triton.stub, staged / "python" / "triton_python_backend_stub")
-            (staged / BACKEND).mkdir()
-            (staged / BACKEND / "model.py").write_text(_ENTRY)
+            for name, module in BACKENDS.items():
+                (staged / name).mkdir()
+                (staged / name / "model.py").write_text(_ENTRY.format(module=module))
             try:
                 staged.rename(finished)
             except OSError:

@@ -58,7 +58,9 @@ def check_config(
             )
         ]
     subject = Subject(config, path, target, model, manifest, labels)
-    return [Finding(str(path), problem, fix) for check in _CHECKS for problem, fix in check(subject)]
+    kind = "ensemble" if config.platform == "ensemble" else config.backend
+    checks = _CHECKS if kind in ("onnxruntime", "tensorrt", "") else _CHECKS_OF.get(kind, (_check_name,))
+    return [Finding(str(path), problem, fix) for check in checks for problem, fix in check(subject)]
 
 
 def check_repository(repository: Path, target: Target) -> tuple[list[Path], list[Finding]]:
@@ -98,10 +100,14 @@ def _read_graph(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path}: not an ONNX file; publish again: make export") from error
 
 
+def _check_name(subject: Subject) -> Iterator[Problem]:
+    directory = model_directory(subject.path)
+    if subject.config.name != directory.name:
+        yield f"name {subject.config.name!r} is not that of its directory", f'name: "{directory.name}"'
+
+
 def _check_itself(subject: Subject) -> Iterator[Problem]:
-    config, directory = subject.config, model_directory(subject.path)
-    if config.name != directory.name:
-        yield f"name {config.name!r} is not that of its directory", f'name: "{directory.name}"'
+    config = subject.config
     if not config.backend:
         yield "no backend", 'backend: "onnxruntime" (or "tensorrt" for a model.plan)'
     if config.runtime:
@@ -134,11 +140,17 @@ def _check_queue(subject: Subject) -> Iterator[Problem]:
         yield "no dynamic_batching: every request runs alone", "dynamic_batching { default_queue_policy { ... } }"
         return
     policy = config.dynamic_batching.default_queue_policy
-    if policy.max_queue_size < 1:
-        yield "the queue has no bound", "default_queue_policy { max_queue_size: 512 }"
-    if policy.default_timeout_microseconds < 1:
+    instances = sum(max(1, group.count) for group in config.instance_group)
+    if policy != triton.ModelQueuePolicy() and instances < 2:
+        yield (
+            "a queue policy with one instance: Triton's batcher forgets to wake up, bursts then wait 500 ms",
+            "instance_group { count: 2 }, or no default_queue_policy (callers' deadlines still empty the queue)",
+        )
+    if policy.max_queue_size and policy.default_timeout_microseconds < 1:
         yield "requests wait for ever", "default_queue_policy { default_timeout_microseconds: 10000000 }"
-    if not policy.allow_timeout_override:
+    if policy.default_timeout_microseconds and not policy.max_queue_size:
+        yield "the queue has no bound", "default_queue_policy { max_queue_size: 512 }"
+    if policy.default_timeout_microseconds and not policy.allow_timeout_override:
         yield "a caller's deadline is ignored in the queue", "default_queue_policy { allow_timeout_override: true }"
     for batch in config.dynamic_batching.preferred_batch_size:
         if batch > config.max_batch_size:
@@ -168,7 +180,37 @@ def _check_accelerators(subject: Subject) -> Iterator[Problem]:
     yield from check_accelerators(subject.config)
 
 
-_CHECKS: tuple[Callable[[Subject], Iterator[Problem]], ...] = (
-    *(_check_itself, _check_instances, _check_queue, _check_special_sizes, check_labels, check_release, check_graph),
+def _check_ensemble(subject: Subject) -> Iterator[Problem]:
+    """Its steps are models of this repository, and what a step reads was made before."""
+    config = subject.config
+    made = {each.name for each in config.input}
+    for step in config.ensemble_scheduling.step:
+        if not (model_directory(subject.path).parent / step.model_name / "config.pbtxt").is_file():
+            yield f"step {step.model_name} is not a model of this repository", "publish again: make export"
+        for tensor in sorted(set(step.input_map.values()) - made):
+            yield f"step {step.model_name} reads {tensor}, which nothing before it makes", "mend its input_map"
+        made |= set(step.output_map.values())
+    for each in config.output:
+        if each.name not in made:
+            yield f"output {each.name} is made by no step", "mend the output_map of a step"
+
+
+_Check = Callable[[Subject], Iterator[Problem]]
+_CHECKS: tuple[_Check, ...] = (
+    *(
+        _check_name,
+        _check_itself,
+        _check_instances,
+        _check_queue,
+        _check_special_sizes,
+        check_labels,
+        check_release,
+        check_graph,
+    ),
     _check_accelerators,
 )
+_CHECKS_OF: Mapping[str, tuple[_Check, ...]] = {
+    "ensemble": (_check_name, _check_ensemble),
+    "image_decoder": (_check_name, _check_instances, _check_queue),
+}
+"""Models without weights."""

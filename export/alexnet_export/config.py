@@ -20,15 +20,15 @@ TENSORRT_CACHE = "/var/cache/alexnet-serving/tensorrt"
 TIMEOUT_US = 10_000_000
 
 _ORDER = (
-    *("name", "backend", "default_model_filename", "max_batch_size", "input", "output", "version_policy"),
-    *("instance_group", "dynamic_batching", "optimization", "parameters", "model_warmup"),
+    *("name", "platform", "backend", "default_model_filename", "max_batch_size", "input", "output", "version_policy"),
+    *("instance_group", "dynamic_batching", "optimization", "parameters", "model_warmup", "ensemble_scheduling"),
 )
 _SAID_ALL_THE_SAME = {  # protobuf leaves out what is zero; a reader should not have to know the defaults
     "dynamic_batching {\n": "  max_queue_delay_microseconds: 0\n",
     "default_queue_policy {\n": "    timeout_action: REJECT\n",
 }
-_HEAD = """\
-# Written by `alexnet-export export` (export/alexnet_export/config.py); what you change here stays.
+_HEAD = "# Written by `alexnet-export export`; what you change here stays.\n"
+_HEAD_OF_ONNXRUNTIME = """\
 # The onnxruntime backend is this project's Python-based one or the C++ one of NVIDIA's container, by one name.
 """
 _REASONS = {
@@ -37,16 +37,31 @@ _REASONS = {
     "version_policy": "The newest release serves; `alexnet-export rollback` withdraws it.",
 }
 _CPU_REASONS = {
-    "instance_group": "One process with all cores: two with two threads each lose a third to oversubscription on two cores.",
+    "instance_group": """\
+One process that uses all cores and holds the weights once.""",
     "dynamic_batching": """\
-Batches form by themselves while the instance is busy; a delay of 2 ms halves the speed of a lone request.
+Batches form by themselves while the instance is busy; a delay only makes a lone request wait.
+There is no queue policy on purpose. With any (a bound, a timeout) Triton 2.51 stops handing batches to a busy instance
+ahead of time and forgets to wake up when it is free: of bursts of three and more requests every second one then took
+500 ms longer. What nobody waits for any more is dropped all the same: when its gRPC deadline passes or its caller cancels.
+A bounded queue is to be had with two instances: configs/bounded.pbtxt.""",
+    "parameters": """\
+The threads of a run sleep when they have nothing to do instead of spinning: Triton and the client need the cores too.""",
+    "model_warmup": "The first run of each shape allocates; the model is not ready before both ends have been run.",
+}
+_BOUNDED_REASONS = _CPU_REASONS | {
+    "instance_group": """\
+Two processes, each with the weights and with threads for all cores: Triton 2.51 loses time with a bounded queue and one
+instance only (config.pbtxt says how).""",
+    "dynamic_batching": """\
 A request that has waited 10 s is refused instead of answered late; a caller may ask for less.
 512 images are about two seconds of work for fp32 on two cores, less than one for int8. Beyond that callers are told at
 once.""",
-    "model_warmup": "The first run of each shape allocates; the model is not ready before both ends have been run.",
 }
 _GPU_REASONS = {
-    "instance_group": "One instance keeps one GPU busy; each more would hold the engine and the weights again.",
+    "instance_group": """\
+Two instances: one computes while the other copies, and Triton's batcher can stall for 500 ms if a bounded queue has but
+one (config.pbtxt says how). Each holds the engine and the weights.""",
     "dynamic_batching": """\
 Batches form by themselves while the GPU is busy. A request that has waited 10 s is refused instead of answered late; a
 caller may ask for less. 4,096 images are a fraction of a second of work on a data-centre GPU.""",
@@ -80,25 +95,36 @@ def render_configs(model: str, *, classes: int) -> dict[str, str]:
     """The texts of all configurations of a model of so many classes, by their paths below the model's directory."""
     return {
         "config.pbtxt": render_config(model, classes=classes),
-        "configs/gpu.pbtxt": _text(gpu_config(model, classes=classes), _ONNXRUNTIME_REASONS),
-        "configs/tensorrt.pbtxt": _text(tensorrt_config(model, classes=classes), _TENSORRT_REASONS),
+        "configs/bounded.pbtxt": config_text(bounded_config(model, classes=classes), _BOUNDED_REASONS),
+        "configs/gpu.pbtxt": config_text(gpu_config(model, classes=classes), _ONNXRUNTIME_REASONS),
+        "configs/tensorrt.pbtxt": config_text(tensorrt_config(model, classes=classes), _TENSORRT_REASONS),
     }
 
 
 def render_config(model: str, *, classes: int) -> str:
     """The text of config.pbtxt, the CPU default."""
-    return _text(cpu_config(model, classes=classes), _CPU_REASONS)
+    return config_text(cpu_config(model, classes=classes), _CPU_REASONS)
 
 
 def cpu_config(model: str, *, classes: int) -> triton.ModelConfig:
     """ONNX Runtime on the CPU, whatever the precision of the file; ours here, the C++ backend in NVIDIA's container."""
-    return _config(model, classes, backend="onnxruntime", kind="KIND_CPU", queue=512, warm=(1, MAX_BATCH_SIZE))
+    config = _config(model, classes, backend="onnxruntime", kind="KIND_CPU", warm=(1, MAX_BATCH_SIZE))
+    config.parameters["session.intra_op.allow_spinning"].string_value = "0"
+    return config
+
+
+def bounded_config(model: str, *, classes: int) -> triton.ModelConfig:
+    """The same with a bounded queue."""
+    config = cpu_config(model, classes=classes)
+    _bound(config, queue=512)
+    return config
 
 
 def gpu_config(model: str, *, classes: int) -> triton.ModelConfig:
     """ONNX Runtime on the GPU, with TensorRT and CUDA as execution providers."""
     warm = (1, PREFERRED_BATCH, MAX_BATCH_SIZE)
-    config = _config(model, classes, backend="onnxruntime", kind="KIND_GPU", queue=4096, warm=warm)
+    config = _config(model, classes, backend="onnxruntime", kind="KIND_GPU", warm=warm)
+    _bound(config, queue=4096)
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     shapes = {"min": 1, "opt": PREFERRED_BATCH, "max": MAX_BATCH_SIZE}
     profile = {
@@ -125,7 +151,8 @@ def gpu_config(model: str, *, classes: int) -> triton.ModelConfig:
 def tensorrt_config(model: str, *, classes: int) -> triton.ModelConfig:
     """Triton's TensorRT backend, with the engine that the export built."""
     warm = (1, *CAPTURED_BATCHES, MAX_BATCH_SIZE)
-    config = _config(model, classes, backend="tensorrt", kind="KIND_GPU", queue=4096, warm=warm)
+    config = _config(model, classes, backend="tensorrt", kind="KIND_GPU", warm=warm)
+    _bound(config, queue=4096)
     config.dynamic_batching.preferred_batch_size.extend((*CAPTURED_BATCHES, MAX_BATCH_SIZE))
     config.optimization.cuda.graphs = True
     config.optimization.cuda.output_copy_stream = True
@@ -134,9 +161,16 @@ def tensorrt_config(model: str, *, classes: int) -> triton.ModelConfig:
     return config
 
 
-def _config(
-    model: str, classes: int, *, backend: str, kind: str, queue: int, warm: Sequence[int]
-) -> triton.ModelConfig:
+def _bound(config: triton.ModelConfig, *, queue: int) -> None:
+    """A bounded queue, and the two instances that Triton's batcher needs with one."""
+    config.instance_group[0].count = 2
+    policy = config.dynamic_batching.default_queue_policy
+    policy.timeout_action = triton.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds, policy.max_queue_size = TIMEOUT_US, queue
+    policy.allow_timeout_override = True
+
+
+def _config(model: str, classes: int, *, backend: str, kind: str, warm: Sequence[int]) -> triton.ModelConfig:
     dims = [SIDE, SIDE, CHANNELS]
     config = triton.ModelConfig(
         name=model,
@@ -150,20 +184,17 @@ def _config(
         config.output.add(name=name, data_type=triton.TYPE_FP32, dims=[classes], label_filename=labels)
     config.version_policy.latest.num_versions = 1
     config.instance_group.add(kind=kind, count=1)
-    policy = config.dynamic_batching.default_queue_policy
-    policy.timeout_action = triton.ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds, policy.max_queue_size = TIMEOUT_US, queue
-    policy.allow_timeout_override = True
+    config.dynamic_batching.SetInParent()
     for batch in warm:
         sample = config.model_warmup.add(name=f"batch of {batch}", batch_size=batch)
         sample.inputs[INPUT].MergeFrom(triton.ModelWarmup.Input(data_type=triton.TYPE_UINT8, dims=dims, zero_data=True))
     return config
 
 
-def _text(config: triton.ModelConfig, reasons: Mapping[str, str]) -> str:
-    """Each field under the comment that says why; protobuf itself knows no comments."""
+def config_text(config: triton.ModelConfig, reasons: Mapping[str, str]) -> str:
+    """A configuration as text, each field under the comment that says why; protobuf itself knows no comments."""
     reasons = _REASONS | dict(reasons)
-    parts = [_HEAD]
+    parts = [_HEAD, _HEAD_OF_ONNXRUNTIME if config.backend == "onnxruntime" else ""]
     missing = {field.name for field, _ in config.ListFields()} - set(_ORDER)
     assert not missing, missing
     for name in _ORDER:

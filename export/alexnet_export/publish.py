@@ -19,6 +19,7 @@ from typing import Any
 
 from alexnet_export.atomic import flush, sha256_file, write_text, writing
 from alexnet_export.config import render_configs
+from alexnet_export.config_encoded import VERSION, render_encoded_configs
 from alexnet_export.errors import UserError
 from alexnet_export.releases import (
     HIGHEST,
@@ -75,15 +76,17 @@ def publish(
             version = highest_version(directory) + 1
             staged = Path(tempfile.mkdtemp(prefix=".publishing-", dir=directory))
             names = "".join(f"{label}\n" for label in labels)
-            ours = {"labels.txt": names, **render_configs(model, classes=len(labels))}
-            before = {directory / name: _text(directory / name) for name in ours}
+            ours = {directory / "labels.txt": names, **_configs(repository, model, len(labels))}
+            before = {path: _text(path) for path in ours}
             other_classes = before[directory / "labels.txt"] != names
             try:
                 _fill(staged, files, {**manifest, "model": model, "version": version, "labels": list(labels)})
                 for path, text in before.items():
                     if text is None or other_classes:  # what a user has tuned in a configuration stays
                         path.parent.mkdir(exist_ok=True)
-                        _replace_if_other(path, ours[path.relative_to(directory).as_posix()])
+                        _replace_if_other(path, ours[path])
+                for name in render_encoded_configs(model, classes=len(labels)):
+                    (repository / name / VERSION).mkdir(exist_ok=True)
                 staged.chmod(0o755)
                 staged.rename(directory / str(version))
                 flush(directory)
@@ -145,6 +148,13 @@ def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
             shutil.rmtree(hidden)
         flush(directory)
     return doomed
+
+
+def _configs(repository: Path, model: str, classes: int) -> dict[Path, str]:
+    """The texts of all configurations, of the model and of those that read image files for it."""
+    own = {repository / model / name: text for name, text in render_configs(model, classes=classes).items()}
+    encoded = render_encoded_configs(model, classes=classes)
+    return own | {repository / name / "config.pbtxt": text for name, text in encoded.items()}
 
 
 def _fill(staged: Path, files: Mapping[str, Path], manifest: Mapping[str, Any]) -> None:

@@ -110,3 +110,13 @@ def test_classes_are_read_by_index_and_label(text, expected):
 def test_what_is_no_class_is_the_servers_fault(text):
     with pytest.raises(ServerFault, match="classification extension"):
         codec.parse_class(text)
+
+
+def test_bytes_are_sent_with_their_lengths_and_read_back():
+    array = np.array([[b"one"], [b""]], object)
+    request = codec.encode_request("m", {"file": array}, ["y"])
+    assert (request.inputs[0].datatype, list(request.inputs[0].shape)) == ("BYTES", [2, 1])
+    assert request.raw_input_contents[0] == b"\3\0\0\0one\0\0\0\0"
+    response = service_pb2.ModelInferResponse(raw_output_contents=request.raw_input_contents)
+    response.outputs.add(name="file", datatype="BYTES", shape=[2, 1])
+    assert codec.decode_response(response)["file"].tolist() == array.tolist()

@@ -136,3 +136,48 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
 def test_an_image_too_narrow_to_resize_is_refused():
     with pytest.raises(ImageError, match="too narrow"):
         images.load_pixels(Image.new("RGB", (1, 5000)))
+
+
+@pytest.mark.parametrize(("width", "height"), [(2401, 1803), (1803, 2401), (5000, 1100)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(width, height, orientation, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = encoded(gradient(width, height), "JPEG", quality=90, exif=exif)
+    decoded: list[tuple[int, int]] = []
+    upright = images.upright_rgb
+    monkeypatch.setattr(images, "upright_rgb", lambda image: decoded.append(image.size) or upright(image))
+    quick = images.load_pixels(file)
+    monkeypatch.setattr(images, "DRAFT", 10**6)
+    whole = images.load_pixels(file)
+    assert images.RESIZE * 2 <= min(decoded[0]) < min(width, height) == min(decoded[1])
+    difference = np.abs(quick.astype(int) - whole)
+    assert difference.mean() < 1
+    assert difference.max() < 12
+
+
+def test_limits_can_be_set_lower(tmp_path):
+    file = encoded(gradient(300, 300))
+    (tmp_path / "image.png").write_bytes(file)
+    with pytest.raises(ImageError, match=r"image: [\d,]+ bytes, the limit is 10"):
+        images.load_pixels(file, max_bytes=10)
+    with pytest.raises(ImageError, match=r"image\.png: [\d,]+ bytes, the limit is 10"):
+        images.load_pixels(tmp_path / "image.png", max_bytes=10)
+    with pytest.raises(ImageError, match="300 x 300 pixels, the limit is 1,000"):
+        images.load_pixels(file, max_pixels=1000)
+
+
+def test_a_file_is_read_undecoded(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"content")
+    assert images.read_file(tmp_path / "file") == images.read_file(b"content") == b"content"
+    with pytest.raises(ImageError, match="nowhere: no such file"):
+        images.read_file("nowhere")
+    with pytest.raises(ImageError, match="a ndarray is no file; this model decodes for itself"):
+        images.read_file(np.zeros((224, 224, 3), np.uint8))
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 3)
+    with pytest.raises(ImageError, match="7 bytes, the limit is 3"):
+        images.read_file(tmp_path / "file")
+
+
+def test_the_blank_file_is_an_image():
+    assert (images.load_pixels(images.BLANK_FILE) == 255).all()

@@ -16,11 +16,17 @@ from alexnet_export.__main__ import app
 from alexnet_export.accelerators import OVERWRITTEN_KEYS, TENSORRT_KEYS
 from alexnet_export.check import check_config, check_repository
 from alexnet_export.check_subject import TARGETS
-from alexnet_export.config import cpu_config, gpu_config, render_configs, tensorrt_config
-from alexnet_server.onnxruntime import settings
+from alexnet_export.config import bounded_config, cpu_config, gpu_config, render_configs, tensorrt_config
+from alexnet_export.config_encoded import decode_config, encoded_config
+from alexnet_server.onnxruntime import providers
 
 OLD, NEW = TARGETS["24.10"], TARGETS["26.06"]
-MAKERS = {"config.pbtxt": cpu_config, "configs/gpu.pbtxt": gpu_config, "configs/tensorrt.pbtxt": tensorrt_config}
+MAKERS = {
+    "config.pbtxt": cpu_config,
+    "configs/bounded.pbtxt": bounded_config,
+    "configs/gpu.pbtxt": gpu_config,
+    "configs/tensorrt.pbtxt": tensorrt_config,
+}
 MANIFEST = {"files": {"model.onnx": {}}, "max_batch_size": 64, "precision": "int8"}
 
 
@@ -60,7 +66,7 @@ def cuda(config):
     return config.optimization.execution_accelerators.gpu_execution_accelerator[1].parameters
 
 
-CPU, GPU, PLAN = MAKERS
+CPU, BOUNDED, GPU, PLAN = MAKERS
 KIND_AUTO = model_config_pb2.ModelInstanceGroup.KIND_AUTO
 MISTAKES = {
     "name": (
@@ -77,9 +83,20 @@ MISTAKES = {
     "metrics": (CPU, lambda c: c.model_metrics.metric_control.add(), "model_metrics, which Triton 24.10", "24.11"),
     "instances": (CPU, lambda c: c.ClearField("instance_group"), "no instance_group", "count: 1"),
     "kind": (CPU, lambda c: setattr(c.instance_group[0], "kind", KIND_AUTO), "without count or kind", "KIND_CPU"),
-    "queue": (CPU, lambda c: queue(c).ClearField("max_queue_size"), "the queue has no bound", "max_queue_size: 512"),
-    "timeout": (CPU, lambda c: queue(c).ClearField("default_timeout_microseconds"), "wait for ever", "10000000"),
-    "override": (CPU, lambda c: queue(c).ClearField("allow_timeout_override"), "deadline is ignored", "true"),
+    "one instance": (
+        BOUNDED,
+        lambda c: setattr(c.instance_group[0], "count", 1),
+        "forgets to wake up, bursts then wait 500 ms",
+        "count: 2",
+    ),
+    "queue": (
+        BOUNDED,
+        lambda c: queue(c).ClearField("max_queue_size"),
+        "the queue has no bound",
+        "max_queue_size: 512",
+    ),
+    "timeout": (BOUNDED, lambda c: queue(c).ClearField("default_timeout_microseconds"), "wait for ever", "10000000"),
+    "override": (BOUNDED, lambda c: queue(c).ClearField("allow_timeout_override"), "deadline is ignored", "true"),
     "captured": (
         PLAN,
         lambda c: c.optimization.cuda.graph_spec.add(batch_size=99),
@@ -189,6 +206,35 @@ def test_no_batching_at_all_is_found():
     assert any("max_batch_size 0" in finding.problem for finding in found(CPU, alone))
 
 
+ENCODED_MISTAKES = {
+    "name": (lambda c: setattr(c, "name", "x"), "name 'x' is not that of its directory"),
+    "step": (lambda c: setattr(c.ensemble_scheduling.step[1], "model_name", "resnet"), "step resnet is not a model"),
+    "input": (
+        lambda c: c.ensemble_scheduling.step[0].input_map.update(encoded_image="file"),
+        "reads file, which nothing",
+    ),
+    "output": (lambda c: c.ensemble_scheduling.step[1].output_map.pop("logits"), "output logits is made by no step"),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), ENCODED_MISTAKES.values(), ids=list(ENCODED_MISTAKES))
+def test_a_mistake_in_the_ensemble_is_found(repository, change, says):
+    config = encoded_config("alexnet", classes=10)
+    change(config)
+    path = repository / "alexnet_encoded/config.pbtxt"
+    findings = check_config(text_format.MessageToString(config), path=path, target=OLD)
+    assert [says in finding.problem for finding in findings] == [True], findings
+
+
+def test_the_decoding_step_needs_its_instances_written_down():
+    config = decode_config("alexnet")
+    config.ClearField("instance_group")
+    (finding,) = check_config(
+        text_format.MessageToString(config), path=Path("m/alexnet_decode/config.pbtxt"), target=OLD
+    )
+    assert "no instance_group" in finding.problem
+
+
 def test_a_newer_target_knows_model_metrics():
     def metrics(config):
         config.model_metrics.metric_control.add()
@@ -204,13 +250,16 @@ def test_text_that_is_no_configuration_is_told_with_its_line():
 
 
 def test_the_keys_are_those_of_our_own_backend():
-    assert set(settings._TENSORRT_SAME) | set(settings._TENSORRT_RENAMED) | {"precision_mode"} == TENSORRT_KEYS
-    assert set(settings._CUDA_PARAMETERS) == OVERWRITTEN_KEYS
+    assert set(providers._TENSORRT_SAME) | set(providers._TENSORRT_RENAMED) | {"precision_mode"} == TENSORRT_KEYS
+    assert set(providers.CUDA_PARAMETERS) == OVERWRITTEN_KEYS
 
 
 def test_the_repository_of_a_real_release_has_no_findings(repository):
     paths, findings = check_repository(repository, OLD)
-    assert [str(path.relative_to(repository / "alexnet")) for path in paths] == list(MAKERS)
+    assert [str(path.relative_to(repository)) for path in paths] == [
+        *(f"alexnet/{name}" for name in MAKERS),
+        *("alexnet_decode/config.pbtxt", "alexnet_encoded/config.pbtxt"),
+    ]
     assert findings == []
 
 
@@ -238,11 +287,11 @@ def test_the_command_says_the_fix_and_tells_by_its_exit_code(tmp_path):
     assert good.exit_code == 0, good.output
     assert json.loads(good.stdout.splitlines()[-1])["findings"] == []
     config = tmp_path / "alexnet/config.pbtxt"
-    config.write_text(config.read_text().replace("max_queue_size: 512", ""))
+    config.write_text(config.read_text().replace("max_batch_size: 64", "max_batch_size: 32"))
     bad = run(tmp_path)
     assert bad.exit_code == 1
     (finding,) = json.loads(bad.stdout.splitlines()[-1])["findings"]
-    assert finding["fix"] == "default_queue_policy { max_queue_size: 512 }"
+    assert finding["fix"] == "model_warmup { batch_size: 32 inputs { ... } }"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from alexnet_export.config import cpu_config, gpu_config, render_config, render_configs, tensorrt_config
+from alexnet_export.config import (
+    bounded_config,
+    cpu_config,
+    gpu_config,
+    render_config,
+    render_configs,
+    tensorrt_config,
+)
+from alexnet_export.config_encoded import VERSION, decode_config, encoded_config, render_encoded_configs
 from alexnet_export.digits import LABELS
 
 MODEL = Path("model_repository/alexnet")
@@ -22,7 +30,7 @@ def config():
 def test_the_committed_configurations_are_those_written_for_the_digits():
     texts = render_configs("alexnet", classes=len(LABELS))
     assert texts == {path: (MODEL / path).read_text() for path in texts}
-    assert {path.name for path in (MODEL / "configs").iterdir()} == {"gpu.pbtxt", "tensorrt.pbtxt"}
+    assert {path.name for path in (MODEL / "configs").iterdir()} == {"bounded.pbtxt", "gpu.pbtxt", "tensorrt.pbtxt"}
     assert (MODEL / "labels.txt").read_text().split() == list(LABELS)
 
 
@@ -43,11 +51,39 @@ def test_nothing_that_matters_is_left_to_a_default(config):
     assert [(group.kind, group.count) for group in config.instance_group] == [
         (model_config_pb2.ModelInstanceGroup.KIND_CPU, 1)
     ]
-    policy = config.dynamic_batching.default_queue_policy
-    assert policy.max_queue_size > 0
-    assert policy.default_timeout_microseconds > 0
-    assert policy.allow_timeout_override
+    assert config.HasField("dynamic_batching")
+    assert config.parameters["session.intra_op.allow_spinning"].string_value == "0"
     assert {sample.batch_size for sample in config.model_warmup} == {1, 64}
+
+
+@pytest.mark.parametrize("make", [cpu_config, bounded_config, gpu_config, tensorrt_config])
+def test_a_queue_policy_comes_with_two_instances_and_none_with_one(make):
+    config = make("alexnet", classes=10)
+    policy = config.dynamic_batching.default_queue_policy
+    if make is cpu_config:
+        assert policy == model_config_pb2.ModelQueuePolicy()
+        assert config.instance_group[0].count == 1
+    else:
+        assert policy.max_queue_size > 0
+        assert policy.default_timeout_microseconds > 0
+        assert policy.allow_timeout_override
+        assert config.instance_group[0].count == 2
+
+
+def test_the_configurations_for_image_files_are_those_committed_and_read_back():
+    texts = render_encoded_configs("alexnet", classes=len(LABELS))
+    assert texts == {name: (MODEL.parent / name / "config.pbtxt").read_text() for name in texts}
+    for name, message in {
+        "alexnet_decode": decode_config("alexnet"),
+        "alexnet_encoded": encoded_config("alexnet", classes=10),
+    }.items():
+        assert text_format.Parse(texts[name], model_config_pb2.ModelConfig()) == message
+
+
+def test_a_release_comes_with_the_models_that_read_files(repository):
+    for name in render_encoded_configs("alexnet", classes=len(LABELS)):
+        assert (repository / name / VERSION).is_dir()
+        assert (repository / name / "config.pbtxt").read_text() == (MODEL.parent / name / "config.pbtxt").read_text()
 
 
 def test_labels_are_beside_the_output_that_is_classified(config):
@@ -56,7 +92,12 @@ def test_labels_are_beside_the_output_that_is_classified(config):
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("config.pbtxt", cpu_config), ("configs/gpu.pbtxt", gpu_config), ("configs/tensorrt.pbtxt", tensorrt_config)],
+    [
+        ("config.pbtxt", cpu_config),
+        ("configs/bounded.pbtxt", bounded_config),
+        ("configs/gpu.pbtxt", gpu_config),
+        ("configs/tensorrt.pbtxt", tensorrt_config),
+    ],
 )
 def test_what_is_written_reads_back_as_the_same_message(path, message):
     text = render_configs("mine", classes=1000)[path]
@@ -68,7 +109,7 @@ def test_what_is_written_reads_back_as_the_same_message(path, message):
 def test_what_protobuf_would_leave_out_is_written_all_the_same():
     for text in render_configs("alexnet", classes=10).values():
         assert "max_queue_delay_microseconds: 0" in text
-        assert "timeout_action: REJECT" in text
+        assert ("timeout_action: REJECT" in text) == ("default_queue_policy {" in text)
 
 
 def test_on_the_gpu_one_profile_covers_every_batch_and_the_backends_own_keys_are_at_the_top():
@@ -109,6 +150,6 @@ def test_our_backend_reads_the_gpu_configuration():
         assert set(each) == {"string_value"}
     providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     settings = read_settings(config, kind="GPU", device_id=0, available=providers, cpus=2)
-    assert [name for name, _ in settings.providers] == providers
+    assert [name for name, _ in settings.providers] == providers[:2], "nothing falls back to the CPU unasked"
     assert dict(settings.providers)["CUDAExecutionProvider"]["cudnn_conv_algo_search"] == "HEURISTIC"
     assert not settings.ignored

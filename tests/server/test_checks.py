@@ -110,6 +110,7 @@ def test_the_backend_directory_is_assembled_once_and_whole(tmp_path):
         "python/triton_python_backend_utils.py",
         "python/triton_python_backend_stub",
         "onnxruntime/model.py",
+        "image_decoder/model.py",
     }
     assert checks.os.access(first / "python/triton_python_backend_stub", checks.os.X_OK)
     stamp = first.stat().st_mtime_ns

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from alexnet_server.onnxruntime.settings import CPU, CUDA, TENSORRT, ConfigError, read_settings
+from alexnet_server.onnxruntime.providers import CPU, CUDA, TENSORRT, ConfigError
+from alexnet_server.onnxruntime.settings import read_settings
 
 ALL = (TENSORRT, CUDA, CPU)
 
@@ -108,7 +109,6 @@ def test_a_gpu_instance_gets_cuda_with_the_four_top_level_parameters():
                 "do_copy_in_default_stream": "0",
             },
         ),
-        (CPU, {}),
     ]
 
 
@@ -135,7 +135,7 @@ def test_the_cuda_accelerator_passes_its_keys_on_and_the_top_level_ones_win():
 def test_the_tensorrt_accelerator_comes_first_and_its_keys_are_translated(key, value, expected):
     found = settings(accelerated({"name": "tensorrt", "parameters": {key: value}}), kind="GPU", available=ALL)
     assert found.providers[0] == (TENSORRT, {"device_id": "1", **expected})
-    assert [name for name, _ in found.providers] == [TENSORRT, CUDA, CPU]
+    assert [name for name, _ in found.providers] == [TENSORRT, CUDA]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_gpu_accelerators_are_ignored_on_the_cpu_so_that_one_config_serves_both(
 
 def test_tensorrt_without_its_provider_is_ignored_and_openvino_too():
     found = settings(accelerated({"name": "tensorrt"}), kind="GPU", available=(CUDA, CPU))
-    assert [name for name, _ in found.providers] == [CUDA, CPU]
+    assert [name for name, _ in found.providers] == [CUDA]
     assert "not in this build" in found.ignored[0]
     assert "openvino" in settings(accelerated({"name": "openvino"}, where="cpu_execution_accelerator")).ignored[0]
 

@@ -1,0 +1,95 @@
+"""Image files sent as they are: the server decodes exactly as the client and the training do."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_client import BadInput, Client
+from alexnet_client.codec import decode_response, encode_request
+from alexnet_client.deadline import Deadline
+from alexnet_client.images import load_pixels
+from alexnet_client.transport import Transport
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+NAMES = ("photo.jpg", "rotated.jpg", "transparent.png", "narrow.webp", "grey.png")
+
+
+def camera_photo() -> bytes:
+    """A JPEG large enough to be decoded at a fraction of its size, lying on its side by its EXIF block."""
+    rows, columns = np.mgrid[0:1800, 0:2400]
+    picture = Image.fromarray(np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    picture.resize((2400, 1800)).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+FILES = {name: (GOLDEN / name).read_bytes() for name in NAMES} | {"camera": camera_photo()}
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_the_server_decodes_to_the_same_pixels_as_the_client(server, name):
+    transport = Transport(server.target)
+    request = encode_request("alexnet_decode", {"encoded_image": np.array([[FILES[name]]], object)}, ["image"])
+    response = await transport.infer(request, Deadline.after(30))
+    await transport.close()
+    assert np.array_equal(decode_response(response)["image"][0], load_pixels(FILES[name]))
+
+
+async def test_files_are_classified_as_their_pixels_are_and_by_name(server):
+    async with Client(server.target) as pixels, Client(server.target, model="alexnet_encoded") as files:
+        for content in FILES.values():
+            by_pixels, by_file = await pixels.classify(content), await files.classify(content)
+            assert np.array_equal(by_file.logits, by_pixels.logits)
+            assert [guess.label for guess in by_file.top] == [guess.label for guess in by_pixels.top]
+
+
+async def test_a_batch_of_files_is_answered_in_order(server):
+    batch = np.array([[content] for content in FILES.values()], object)
+    async with Client(server.target) as pixels, Client(server.target, model="alexnet_encoded") as files:
+        together = await files.infer(batch)
+        apart = await pixels.infer(np.stack([load_pixels(content) for content in FILES.values()]))
+    assert np.allclose(together.logits, apart.logits, atol=1e-4 * np.ptp(apart.logits))
+
+
+async def test_a_broken_image_fails_its_own_request_and_no_other(server):
+    good = next(iter(FILES.values()))
+    async with Client(server.target, model="alexnet_encoded", timeout_s=60) as client:
+        expected = (await client.classify(good)).logits
+        sent = [good if place % 3 else good[: len(good) // 2] for place in range(30)]
+        answers = await asyncio.gather(*(client.classify(content) for content in sent), return_exceptions=True)
+    for place, answer in enumerate(answers):
+        if place % 3:
+            assert np.allclose(answer.logits, expected, atol=1e-4 * np.ptp(expected))
+        else:
+            assert isinstance(answer, BadInput)
+            assert "looks damaged" in str(answer)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "not a JPEG, PNG or WebP image"),
+        (b"hello", "not a JPEG, PNG or WebP image"),
+        (b"\xff\xd8\xff" + bytes(17 * 2**20), "17,825,795 bytes, the limit is 16,777,216"),
+    ],
+)
+async def test_what_is_no_image_is_refused_with_the_reason(server, content, says):
+    async with Client(server.target, model="alexnet_encoded") as client:
+        with pytest.raises(BadInput, match=says):
+            await client.infer(np.array([[content]], object))
+
+
+async def test_a_decompression_bomb_is_refused_before_it_is_decoded(server):
+    file = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "PNG")
+    async with Client(server.target, model="alexnet_encoded") as client:
+        with pytest.raises(BadInput, match="10000 x 10000 pixels, the limit is 64,000,000"):
+            await client.classify(file.getvalue())

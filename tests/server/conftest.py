@@ -1,0 +1,51 @@
+"""Stand-ins for what exists only inside Triton's Python stub."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+
+class FakeError(Exception):
+    INVALID_ARG, INTERNAL, CANCELLED = "INVALID_ARG", "INTERNAL", "CANCELLED"
+
+    def __init__(self, text, code):
+        super().__init__(text)
+        self.text, self.code = text, code
+
+
+class FakeTensor:
+    def __init__(self, name, array):
+        self.name, self.array = name, array
+
+    def as_numpy(self):
+        return self.array
+
+    def is_cpu(self):
+        return True
+
+
+class FakeResponse:
+    def __init__(self, output_tensors, error=None):
+        self.outputs = {tensor.name: tensor.array for tensor in output_tensors}
+        self.error = error
+
+
+@pytest.fixture(scope="session")
+def stub_utilities():
+    """The module triton_python_backend_utils, as far as our backends use it; imported by them under its own name."""
+    utilities = types.ModuleType("triton_python_backend_utils")
+    utilities.TritonError, utilities.Tensor, utilities.InferenceResponse = FakeError, FakeTensor, FakeResponse
+    utilities.TritonModelException = type("TritonModelException", (Exception,), {})
+    utilities.warnings = []
+    utilities.Logger = types.SimpleNamespace(log_warn=utilities.warnings.append)
+    utilities.triton_string_to_numpy = {"TYPE_FP32": np.float32}.get
+    utilities.get_input_tensor_by_name = lambda request, name: (
+        FakeTensor(name, request.inputs[name]) if name in request.inputs else None
+    )
+    sys.modules["triton_python_backend_utils"] = utilities
+    yield utilities
+    del sys.modules["triton_python_backend_utils"]
