@@ -15,6 +15,8 @@ REPOSITORY ?= model_repository
 BUILD ?= build
 TARGET ?= 127.0.0.1:8001
 SERVE_OPTIONS ?=
+# HTTP=1: also speak HTTP, on 127.0.0.1:8000.
+HTTP ?=
 
 # Loopback servers of this project talk to nobody else, and ONNX Runtime shall not report to its makers.
 export ORT_DISABLE_TELEMETRY := 1
@@ -106,8 +108,9 @@ $(SAMPLES): $(EXPORT)/digits.py $(EXPORT)/samples.py $(DATA_FILES) | $(STAMP)
 	@touch $@
 
 # Whatever release there is: one that was rolled back must not come again because a checkpoint is newer.
-serve: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## serve on 127.0.0.1:8001 until Ctrl-C
-	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log $(SERVE_OPTIONS)
+serve: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## serve on 127.0.0.1:8001 until Ctrl-C (HTTP=1: on 127.0.0.1:8000 too)
+	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log \
+		$(if $(filter-out 0,$(HTTP)),--http-port 8000) $(SERVE_OPTIONS)
 
 classify: $(STAMP) ## ask the running server: make classify IMAGE=photo.jpg
 	@test -n "$(IMAGE)" || { echo "make: name an image: make classify IMAGE=photo.jpg" >&2; exit 2; }

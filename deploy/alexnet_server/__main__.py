@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -12,22 +13,35 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_server.checks import check_all
-from alexnet_server.command import ServerOptions
+from alexnet_server.checks import check_all, check_port
+from alexnet_server.command import VULNERABILITIES, ServerOptions
 from alexnet_server.errors import LaunchError
-from alexnet_server.launcher import run_with_server, running
+from alexnet_server.supervisor import Restarting, Serving, Supervisor
+from alexnet_server.watch import RestartPolicy
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Serve a Triton model repository on this machine.")
 console = Console(markup=False, highlight=False)
 
 Repository = Annotated[Path, typer.Option("--repository", "-r", help="the Triton model repository")]
 Address = Annotated[str, typer.Option(help="address to listen on; loopback only")]
+AcceptVulnerabilities = Annotated[
+    bool,
+    typer.Option(
+        "--accept-known-vulnerabilities", help=f"listen on --address though others can reach it. {VULNERABILITIES}"
+    ),
+]
+HealthPort = Annotated[int, typer.Option(min=0, max=65535, help="the launcher's own /ready and /live; 0 for none")]
+MaxRestarts = Annotated[int, typer.Option(min=0, help="how often in a row a failed Triton is started again")]
+ProbeInterval = Annotated[
+    float, typer.Option(min=0, help="seconds between blank requests to an idle model; 0 for none")
+]
 GrpcPort = Annotated[int, typer.Option(min=1, max=65535)]
 MetricsPort = Annotated[int, typer.Option(min=1, max=65535)]
 HttpPort = Annotated[int | None, typer.Option(min=1, max=65535, help="also speak HTTP there; off by default")]
 ConfigName = Annotated[str, typer.Option(help="serve configs/NAME.pbtxt of each model that has one")]
 Log = Annotated[Path | None, typer.Option(help="file for Triton's own lines; they go to the terminal otherwise")]
 StartTimeout = Annotated[float, typer.Option(min=1, help="seconds the models may take to answer")]
+HangTimeout = Annotated[float, typer.Option(min=1, help="seconds a model may execute nothing while requests wait")]
 DEFAULT_REPOSITORY = Path("model_repository")
 
 
@@ -40,30 +54,58 @@ def serve(
     metrics_port: MetricsPort = 8002,
     http_port: HttpPort = None,
     config_name: ConfigName = "",
+    health_port: HealthPort = 8004,
+    accept_known_vulnerabilities: AcceptVulnerabilities = False,
     log: Log = None,
     start_timeout: StartTimeout = 120,
+    max_restarts: MaxRestarts = RestartPolicy.limit,
+    probe_interval: ProbeInterval = 5.0,
+    hang_timeout: HangTimeout = 10.0,
 ) -> None:
     """Serve until Ctrl-C, or while a command runs: alexnet-server serve -- COMMAND.
 
-    Exits with the exit code of the command, or with Triton's.
+    A Triton that ends, loses a backend process or executes nothing any more is started again. Exits with the exit code
+    of the command, or with Triton's.
     """
+
+    def tell(event: Serving | Restarting) -> None:
+        if isinstance(event, Restarting):
+            when = f"in {event.delay_s:g} s " if event.delay_s else ""
+            _complain(f"{event.reason}. Starting Triton again {when}({event.restart} of {event.limit})")
+        elif event.restarts or not context.args:
+            where = ", ".join(f"{purpose} {address}:{port}" for purpose, port in options.ports.items())
+            again = " again" if event.restarts else ""
+            console.print(f"Serving{again} {', '.join(event.models)}: {where}. Ctrl-C stops.", soft_wrap=True)
+
     try:
-        options = ServerOptions(repository, address, grpc_port, metrics_port, http_port, config_name)
+        options = ServerOptions(
+            repository,
+            address=address,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            http_port=http_port,
+            health_port=health_port or None,
+            accept_vulnerabilities=accept_known_vulnerabilities,
+            config_name=config_name,
+        )
+        if accept_known_vulnerabilities:
+            _complain(f"WARNING: {VULNERABILITIES}; whoever reaches {address} may use them")
         if context.args:
             print(f"Starting Triton on {options.target} to run {context.args[0]}", file=sys.stderr)
-            raise typer.Exit(run_with_server(options, context.args, log=log, timeout_s=start_timeout))
-        with running(options, log=log, timeout_s=start_timeout) as server:
-            where = ", ".join(f"{purpose} {address}:{port}" for purpose, port in options.ports.items())
-            console.print(f"Serving {', '.join(server.models)}: {where}. Ctrl-C stops.")
-            code = server.wait()
+        supervisor = Supervisor(
+            options,
+            log=log,
+            start_timeout_s=start_timeout,
+            policy=RestartPolicy(limit=max_restarts),
+            probe_every_s=probe_interval,
+            hung_after_s=hang_timeout,
+            on_event=tell,
+        )
+        code = asyncio.run(supervisor.run(context.args))
     except LaunchError as error:
         _fail(error)
-    how = (
-        "has stopped."
-        if code == 0
-        else f"was {'killed' if server.stopping else 'ended from outside'}, exit code {code}."
-    )
-    console.print(f"Triton {how}")
+    if not context.args:
+        console.print("Triton has stopped." if code == 0 else f"Triton was killed, exit code {code}.")
     raise typer.Exit(code)
 
 
@@ -74,10 +116,12 @@ def doctor(
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
     http_port: HttpPort = None,
+    health_port: HealthPort = 8004,
 ) -> None:
     """Check what Triton needs of this machine, with a remedy for each lack; exits 1 if there is one."""
     try:
-        checks = list(check_all(ServerOptions(repository, address, grpc_port, metrics_port, http_port)))
+        options = ServerOptions(repository, address, grpc_port, metrics_port, http_port, health_port or None)
+        checks = [*check_all(options), *([check_port(address, health_port, "health")] if health_port else [])]
     except LaunchError as error:
         _fail(error)
     table = Table("check", "found", "remedy", highlight=False)
@@ -90,12 +134,17 @@ def doctor(
 def main() -> None:
     """Entry point."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime would report to its makers otherwise
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # a restart forks while gRPC's threads run; the child calls none of it
     app()
 
 
 def _fail(error: LaunchError) -> Never:
-    print(f"alexnet-server: {error}", file=sys.stderr)
+    _complain(str(error))
     raise typer.Exit(1) from None
+
+
+def _complain(text: str) -> None:
+    print(f"alexnet-server: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

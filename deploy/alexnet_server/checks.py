@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ def check_all(options: ServerOptions) -> Iterator[Check]:
     if options.config_name:
         yield check_config_name(options.repository, options.config_name)
     for purpose, port in options.ports.items():
-        yield check_port(options.address, port, purpose)
+        if purpose != "health":  # the launcher itself listens there already
+            yield check_port(options.address, port, purpose)
 
 
 def check_platform() -> Check:
@@ -119,6 +121,12 @@ def check_repository(repository: Path) -> Check:
     """Every model needs a configuration and a version; a model repository without models is of no use."""
     if not repository.is_dir():
         return Check("model repository", f"{repository}: missing", "name the model repository with --repository")
+    if re.search(r"[^\w./+@%,:=-]", str(repository.resolve())):
+        return Check(
+            "model repository",
+            f"{repository.resolve()}: spaces or other special characters in its path",
+            "Triton 2.51 hands the path of a Python-based backend's model through a shell; use a plain one",
+        )
     found = models(repository)
     if not found:
         return Check("model repository", f"{repository}: no model in it", "it should hold <model>/config.pbtxt")

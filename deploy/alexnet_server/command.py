@@ -7,14 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_client.admin import ADMIN_KEY_NAME
 from alexnet_server.errors import LaunchError
 from alexnet_server.wheel import Triton
 
 RESTRICTED = "shared-memory,model-repository,statistics,trace,logging"
 """Protocol groups that need the administration key. model-config stays open: clients read max_batch_size from it."""
-ADMIN_KEY_NAME = "admin"
 SHARED_MEMORY_BYTES = 32 * 2**20
 """Shared memory of each backend process. A batch of 64 images has 9.6 MB; growing by the megabyte costs time."""
+BULLETINS = (
+    *("2025/5612", "2025/5687", "2025/5691", "2025/5723", "2025/5734", "2026/5790", "2026/5816", "2026/5828"),
+    *("2026/5848", "2026/5853", "2026/5860", "2026/5865"),
+)
+"""NVIDIA's security bulletins with vulnerabilities of Triton 2.51 (release 24.10), as of August 2026."""
+VULNERABILITIES = (
+    f"Triton 2.51 has 57 published vulnerabilities, 6 of them critical (NVIDIA's bulletins {', '.join(BULLETINS)})"
+)
 _KEPT_VARIABLES = frozenset(
     {"HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
 )
@@ -26,9 +34,11 @@ class ServerOptions:
 
     Attributes:
         repository: the Triton model repository.
-        address: to listen on; only loopback, see ``__post_init__``.
+        address: to listen on; others than loopback only with ``accept_vulnerabilities``.
         grpc_port, metrics_port: TCP ports.
         http_port: TCP port; None leaves HTTP off.
+        health_port: TCP port of the launcher's own health endpoint; None for none.
+        accept_vulnerabilities: listen on an address that others can reach, for all that is known of this Triton.
         config_name: serve ``configs/<name>.pbtxt`` of each model instead of ``config.pbtxt``.
         exit_timeout_s: how long requests in flight may take to finish once the server is told to stop.
     """
@@ -38,6 +48,8 @@ class ServerOptions:
     grpc_port: int = 8001
     metrics_port: int = 8002
     http_port: int | None = None
+    health_port: int | None = 8004
+    accept_vulnerabilities: bool = False
     config_name: str = ""
     exit_timeout_s: int = 30
 
@@ -48,17 +60,22 @@ class ServerOptions:
             raise LaunchError(f"--address {self.address}: not an IPv4 address such as 127.0.0.1") from None
         if len(set(self.ports.values())) < len(self.ports):
             raise LaunchError(f"each purpose needs a port of its own, got {self.ports}")
-        if not loopback:
+        if not loopback and not self.accept_vulnerabilities:
             raise LaunchError(
-                f"--address {self.address}: this Triton (2.51) has 57 published vulnerabilities and is fit for loopback "
-                "only; serve a network with NVIDIA's container, release 26.06 or later (the model repository is the same)"
+                f"--address {self.address}: {VULNERABILITIES} and is fit for loopback only; serve a network with NVIDIA's "
+                "container, release 26.06 or later (the model repository is the same), or accept the risk with "
+                "--accept-known-vulnerabilities"
             )
 
     @property
     def ports(self) -> dict[str, int]:
         """The ports that will be listened on, by what they are for."""
-        ports = {"gRPC": self.grpc_port, "metrics": self.metrics_port}
-        return ports if self.http_port is None else {**ports, "HTTP": self.http_port}
+        given = {"gRPC": self.grpc_port, "metrics": self.metrics_port}
+        return given | {
+            purpose: port
+            for purpose, port in (("HTTP", self.http_port), ("health", self.health_port))
+            if port is not None
+        }
 
     @property
     def target(self) -> str:
@@ -121,5 +138,6 @@ def environment(triton: Triton, *, libpython: Path, interpreter: Path, inherited
         **{key: value for key, value in inherited.items() if key in _KEPT_VARIABLES},
         "PATH": f"{interpreter.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LD_LIBRARY_PATH": f"{triton.libraries}:{libpython.parent}",
+        "PYTHONDONTWRITEBYTECODE": "1",  # the packages may be read-only
         "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime 1.32 would report to its makers otherwise
     }

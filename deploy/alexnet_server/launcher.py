@@ -1,12 +1,10 @@
-"""The tritonserver process: started, watched until it serves, told to drain, and reaped. Owns signals."""
+"""One tritonserver process: started, looked at, told to drain, and reaped with all that belongs to it."""
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -14,95 +12,81 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
-from alexnet_client.errors import ClientError
+import psutil
+
 from alexnet_server.checks import SHARED_MEMORY_MOUNT, check_all, models
 from alexnet_server.command import ServerOptions, arguments, environment
 from alexnet_server.errors import LaunchError
-from alexnet_server.ready import wait_until_serving
+from alexnet_server.manifest import is_ensemble
 from alexnet_server.wheel import assemble_backends, cache_directory, find_triton, shared_libpython
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
-REMIND_AFTER_S = 5
-KILL_AFTER_S = 10
-"""How much longer than its own exit timeout a stopping server may take before it is killed, seconds."""
+STUB = "triton_python_backend_stub"
 
 
 class Server:
-    """A running tritonserver. Made by ``start``; must be ended by ``stop`` or ``wait``."""
+    """A running tritonserver. Made by ``start``; must be ended by ``kill``."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], options: ServerOptions, log: Path | None, shm_prefix: str
     ) -> None:
         self.process, self.options, self.log, self._shm_prefix = process, options, log, shm_prefix
-        self.stopping = False
-        """Whether somebody has asked it to stop."""
-        self.companion: subprocess.Popen[bytes] | None = None
-        """A command that runs as long as the server does; signals are passed on to it too."""
+        self._stubs: dict[int, str] = {}
 
     @property
     def models(self) -> list[str]:
         """Names of the models in the repository."""
         return [model.name for model in models(self.options.repository)]
 
-    def wait_until_serving(self, timeout_s: float) -> None:
-        """Wait until every model has answered.
+    @property
+    def working_models(self) -> list[str]:
+        """Those that execute something themselves."""
+        return [model.name for model in models(self.options.repository) if not is_ensemble(model)]
 
-        Raises:
-            LaunchError: the server ended, was told to, or did not answer in time; it is stopped then.
-        """
-        try:
-            waiting = wait_until_serving(
-                self.options.target, self.models, timeout_s=timeout_s, alive=lambda: self.process.poll() is None
-            )
-            serving = asyncio.run(waiting)
-        except ClientError as error:
-            self.stop()
-            raise LaunchError(f"Triton started but does not serve: {error}{self._last_words()}") from error
-        if self.stopping:
-            raise LaunchError("stopped before it served")
-        if not serving:
-            raise LaunchError(f"Triton ended while starting, exit code {self.process.returncode}{self._last_words()}")
+    @property
+    def exit_code(self) -> int | None:
+        """Triton's, 128 plus the signal if one ended it, as a shell counts; None while it runs."""
+        code = self.process.poll()
+        return None if code is None else _exit_code(code)
 
-    def forward(self, number: int, _frame: FrameType | None) -> None:
-        """Signal handler: ask the server to drain and stop; a second Ctrl-C kills it."""
-        impatient = self.stopping and number == signal.SIGINT
-        self.stopping = True
-        self.process.send_signal(signal.SIGKILL if impatient else signal.SIGTERM)
-        if self.companion is not None and number == signal.SIGTERM:  # Ctrl-C reaches it by the terminal
-            self.companion.terminate()
+    def note_backends(self) -> None:
+        """Remember the backend processes, to find out later which have gone."""
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    command = child.cmdline()
+                    if STUB in command[0] and len(command) > 1:
+                        self._stubs[child.pid] = Path(command[1]).parent.parent.name
 
-    def wait(self) -> int:
-        """Wait for the end; the exit code, or 128 plus the signal that ended it, as a shell counts."""
-        code = None
-        while code is None:
-            try:
-                code = self.process.wait(REMIND_AFTER_S)
-            except subprocess.TimeoutExpired:
-                if (
-                    self.stopping
-                ):  # Triton lost a signal once that came as it had just started; one more changes nothing
-                    self.process.terminate()
-        with suppress(ProcessLookupError):
-            # A backend process that was still starting outlives Triton; it is in Triton's process group.
+    def lost_backends(self) -> list[str]:
+        """Those that were noted and have gone, such as "backend process 42 of alexnet"."""
+        return [f"backend process {pid} of {model}" for pid, model in self._stubs.items() if not _runs(pid)]
+
+    def close_shared_memory(self) -> None:
+        """Take away what Triton gives everybody: it makes the images' shared memory readable for all users."""
+        for region in SHARED_MEMORY_MOUNT.glob(f"{self._shm_prefix}*"):
+            with suppress(OSError):
+                if region.stat().st_mode & 0o077:
+                    region.chmod(0o600)
+
+    def ask_to_stop(self) -> None:
+        """Ask it to finish what it has accepted and to end. May be asked again; Triton lost a signal once."""
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def kill(self) -> int:
+        """End what is left of it, backend processes too, free its shared memory, and return its exit code."""
+        with suppress(ProcessLookupError):  # a backend process can outlive Triton; it is in its process group
             os.killpg(self.process.pid, signal.SIGKILL)
+        code = self.process.wait()
         for left_over in SHARED_MEMORY_MOUNT.glob(f"{self._shm_prefix}*"):
             left_over.unlink(missing_ok=True)
         return _exit_code(code)
 
-    def stop(self) -> int:
-        """Let it finish what it has accepted, stop it, and return its exit code."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(self.options.exit_timeout_s + KILL_AFTER_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        return self.wait()
-
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The last errors in its log, and where the rest is."""
         if self.log is None or not self.log.exists():
             return "; Triton's own lines above say why"
         lines = self.log.read_text(errors="replace").splitlines()
@@ -110,11 +94,13 @@ class Server:
         return "".join(f"\n  {line}" for line in errors) + f"\n  the whole log: {self.log}"
 
 
-def start(options: ServerOptions, *, log: Path | None = None) -> Server:
-    """Check the machine and start Triton; it ends when this process does, whatever ends it.
+def start(options: ServerOptions, *, admin_key: str, number: int = 1, log: Path | None = None) -> Server:
+    """Check the machine and start Triton; it ends when the calling thread does, whatever ends it.
 
     Args:
         options: how to serve.
+        admin_key: what administrative calls must show.
+        number: how many servers this process has started, with this one; a later one appends to the log.
         log: file for Triton's output; None passes it through.
 
     Raises:
@@ -129,11 +115,11 @@ def start(options: ServerOptions, *, log: Path | None = None) -> Server:
         options,
         triton,
         assemble_backends(triton, cache_directory()),
-        admin_key=secrets.token_urlsafe(32),
-        shm_prefix=(shm_prefix := f"alexnet_{os.getpid()}_{secrets.token_hex(4)}_"),
+        admin_key=admin_key,
+        shm_prefix=(shm_prefix := f"alexnet_{os.getpid()}_{number}_"),
     )
     variables = environment(triton, libpython=libpython, interpreter=Path(sys.executable), inherited=os.environ)
-    with _output(log) as output:
+    with _output(log, append=number > 1) as output:
         process = subprocess.Popen(
             command,
             env=variables,
@@ -142,35 +128,41 @@ def start(options: ServerOptions, *, log: Path | None = None) -> Server:
             stderr=subprocess.STDOUT if output else None,
             process_group=0,  # Ctrl-C goes to the launcher alone, which asks for an orderly end
             preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  it allocates nothing and takes no lock
+            umask=0o077,
         )
     return Server(process, options, log, shm_prefix)
 
 
-@contextmanager
-def running(options: ServerOptions, *, log: Path | None, timeout_s: float) -> Iterator[Server]:
-    """A server that serves; signals sent to this process stop it, and so does the end of the block."""
-    server = start(options, log=log)
-    previous = {number: signal.signal(number, server.forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        server.wait_until_serving(timeout_s)
-        yield server
-    finally:
-        server.stop()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+class Companion:
+    """A command that runs as long as the server does."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(command, preexec_fn=_die_with(os.getpid()))  # noqa: PLW1509  as above
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        code = self._process.poll()
+        return None if code is None else _exit_code(code)
+
+    def end(self) -> int:
+        """Tell it to end, wait for it, and return its exit code."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        return _exit_code(self._process.wait())
 
 
-def run_with_server(options: ServerOptions, command: Sequence[str], *, log: Path | None, timeout_s: float) -> int:
-    """Serve while ``command`` runs; return the command's exit code.
-
-    Raises:
-        LaunchError: the server could not be started, or the command does not exist.
-    """
+def check_command(command: Sequence[str]) -> None:
+    """Raises ``LaunchError`` if a companion would not start."""
     if shutil.which(command[0]) is None:
         raise LaunchError(f"{command[0]}: no such program, so Triton is not started for it")
-    with running(options, log=log, timeout_s=timeout_s) as server:
-        server.companion = subprocess.Popen(command, preexec_fn=_die_with(os.getpid()))  # noqa: PLW1509  as above
-        return _exit_code(server.companion.wait())
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _exit_code(code: int) -> int:
@@ -179,13 +171,14 @@ def _exit_code(code: int) -> int:
 
 
 @contextmanager
-def _output(log: Path | None) -> Iterator[int | None]:
+def _output(log: Path | None, *, append: bool) -> Iterator[int | None]:
     if log is None:
         yield None
         return
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        mode = os.O_APPEND if append else os.O_TRUNC
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | mode, 0o600)
     except OSError as error:
         raise LaunchError(f"{log}: cannot be written ({error.strerror}); name another file with --log") from None
     try:

@@ -48,6 +48,11 @@ def has_integer_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(flags and INTEGER_FLAGS & set(flags.group(1).split()))
 
 
+def is_ensemble(model: Path) -> bool:
+    """Whether a model (its directory) only hands tensors from one model to the next, and runs nothing itself."""
+    return bool(_read_config(model / "config.pbtxt").platform == "ensemble")
+
+
 def served(model: Path, config: Path) -> list[Path]:
     """The version directories that Triton would load by the configuration's version policy."""
     policy = _read_config(config).version_policy

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,11 +30,28 @@ class Launched:
     process: subprocess.Popen[str]
     target: str
     metrics_port: int
+    health_port: int
     log: Path
 
     def triton(self) -> psutil.Process:
         """The tritonserver process below the launcher."""
         return next(each for each in psutil.Process(self.process.pid).children() if each.name() == "tritonserver")
+
+    def stubs(self) -> list[psutil.Process]:
+        """The backend processes below Triton."""
+        return [each for each in self.triton().children(recursive=True) if "triton_python_backend_stub" in each.name()]
+
+    def stub(self, model: str) -> psutil.Process:
+        """The backend process of a model."""
+        return next(each for each in self.stubs() if f"/{model}/" in each.cmdline()[1])
+
+    def health(self, path: str = "/ready") -> tuple[int, dict[str, Any]]:
+        """Status and body of the launcher's own health endpoint."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}{path}", timeout=5) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
 
     def metric(self, name: str) -> float:
         """Sum of a metric over its labels, from the real metrics endpoint."""
@@ -51,20 +71,27 @@ class Launched:
 
 @contextmanager
 def launched(repository: Path, directory: Path, ports: Callable[[], int], *options: str) -> Iterator[Launched]:
-    grpc_port, metrics_port, log = ports(), ports(), directory / f"triton-{time.monotonic_ns()}.log"
+    grpc_port, metrics_port, health_port = ports(), ports(), ports()
+    log = directory / f"triton-{time.monotonic_ns()}.log"
     command = [
         *(sys.executable, "-m", "alexnet_server", "serve", "--repository", repository, "--log", log),
-        *("--grpc-port", grpc_port, "--metrics-port", metrics_port, *options),
+        *("--grpc-port", grpc_port, "--metrics-port", metrics_port, "--health-port", health_port, *options),
     ]
     with subprocess.Popen(
         [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     ) as process:
-        server = Launched(process, f"127.0.0.1:{grpc_port}", metrics_port, log)
+        server = Launched(process, f"127.0.0.1:{grpc_port}", metrics_port, health_port, log)
         try:
             server.wait_until_serving()
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """Starts a server, for fixtures of a module: repository, directory for the log, ports, further options."""
+    return launched
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-import grpc.aio
 import numpy as np
 import pytest
 import torch
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from alexnet_client import BadInput, Client
 from alexnet_client.codec import encode_request
@@ -115,25 +113,3 @@ async def test_a_cancelled_caller_does_not_disturb_the_others(server, canvases, 
         answers = await asyncio.gather(*tasks, return_exceptions=True)
     for row in range(1, 60, 2):
         assert np.abs(answers[row].logits[0] - expected[0][row]).max() <= 1e-4 * np.ptp(expected[0])
-
-
-async def test_administration_needs_the_key_and_http_is_closed(server):
-    async with grpc.aio.insecure_channel(server.target) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        for call, request in (
-            (stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()),
-            (stub.RepositoryModelUnload, service_pb2.RepositoryModelUnloadRequest(model_name="alexnet")),
-            (stub.SystemSharedMemoryStatus, service_pb2.SystemSharedMemoryStatusRequest()),
-            (stub.TraceSetting, service_pb2.TraceSettingRequest()),
-            (stub.LogSettings, service_pb2.LogSettingsRequest()),
-            (stub.ModelStatistics, service_pb2.ModelStatisticsRequest(name="alexnet")),
-        ):
-            with pytest.raises(grpc.aio.AioRpcError, match="This protocol is restricted"):
-                await call(request)
-    listening = {
-        connection.laddr[1]: connection.laddr[0].removeprefix("::ffff:")  # IPv4 by way of an IPv6 socket
-        for connection in server.triton().net_connections("tcp")
-        if connection.status == "LISTEN"
-    }
-    assert set(listening) == {int(server.target.split(":")[1]), server.metrics_port}
-    assert set(listening.values()) == {"127.0.0.1"}

@@ -58,9 +58,13 @@ def test_a_named_configuration_and_other_ports_are_passed_on():
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.5"])
-def test_an_address_others_can_reach_is_refused_with_the_reason(address):
-    with pytest.raises(LaunchError, match="57 published vulnerabilities and is fit for loopback only"):
+def test_an_address_others_can_reach_is_refused_with_the_bulletins_unless_they_are_accepted(address):
+    with pytest.raises(
+        LaunchError, match=r"57 published vulnerabilities.*2025/5612.*2026/5865.* fit for loopback only"
+    ):
         ServerOptions(Path("/models"), address=address)
+    accepted = ServerOptions(Path("/models"), address=address, accept_vulnerabilities=True)
+    assert accepted.target == f"{address}:8001"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9"])
@@ -86,4 +90,4 @@ def test_the_environment_holds_what_is_needed_and_nothing_of_the_callers_secrets
     )
     assert found["LD_LIBRARY_PATH"] == "/site/nvidia_pytriton.libs:/py/lib"
     assert found["PATH"].startswith("/venv/bin:")
-    assert set(found) == {"HOME", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY", "PATH"}
+    assert set(found) == {"HOME", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY", "PATH", "PYTHONDONTWRITEBYTECODE"}

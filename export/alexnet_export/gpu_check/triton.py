@@ -35,7 +35,7 @@ def check_triton(
     command = [
         *(sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository), "--config-name", "gpu"),
         *("--grpc-port", str(grpc), "--metrics-port", str(metrics), "--log", str(scratch / "triton.log")),
-        *("--start-timeout", str(START_S)),
+        *("--start-timeout", str(START_S), "--health-port", "0", "--max-restarts", "0"),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -1,0 +1,108 @@
+"""The launcher's own health endpoint, which tells the truth where Triton's "ready" does not. Plain HTTP for probes.
+
+``/ready`` is 200 while every model answers and 503 otherwise; ``/live`` is 200 as long as the launcher looks after its
+server. Both carry the state as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from alexnet_server.errors import LaunchError
+
+STALLED_AFTER_S = 30
+"""A launcher that has not looked at its server for so long is stuck, seconds."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the endpoint says.
+
+    Attributes:
+        state: starting, ready, unready, restarting, stopping or failed.
+        reason: why it is not ready; empty if it is.
+        restarts: how often the server was started again since the launcher began.
+        models: names of the models served.
+        looked_s: when the launcher last looked, by the monotonic clock.
+    """
+
+    state: str = "starting"
+    reason: str = ""
+    restarts: int = 0
+    models: tuple[str, ...] = ()
+    looked_s: float = 0.0
+
+
+class Health:
+    """The present status, written by the launcher and read by the endpoint's threads."""
+
+    def __init__(self) -> None:
+        self._status = Status(looked_s=time.monotonic())
+
+    @property
+    def status(self) -> Status:
+        """The latest."""
+        return self._status
+
+    def say(self, **changes: object) -> None:
+        """Change some of the status and note that the launcher is awake."""
+        self._status = replace(self._status, looked_s=time.monotonic(), **changes)  # type: ignore[arg-type]
+
+    def answer(self, path: str) -> tuple[int, dict[str, object]]:
+        """HTTP status and body for a path."""
+        status = self._status
+        age_s = time.monotonic() - status.looked_s
+        body = {**asdict(status), "looked_s_ago": round(age_s, 3)}
+        del body["looked_s"]
+        if path == "/ready":
+            return (200 if status.state == "ready" and age_s < STALLED_AFTER_S else 503), body
+        if path == "/live":
+            return (200 if status.state != "failed" and age_s < STALLED_AFTER_S else 503), body
+        return 404, {"error": f"{path}: unknown; there are /ready and /live"}
+
+
+@contextmanager
+def serving(health: Health, address: str, port: int | None) -> Iterator[None]:
+    """Answer on address:port while the block runs; None answers nowhere.
+
+    Raises:
+        LaunchError: the port cannot be listened on.
+    """
+    if port is None:
+        yield
+        return
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5  # seconds for one request; a slow reader holds one thread no longer
+
+        def do_GET(self) -> None:  # the name is http.server's
+            code, body = health.answer(self.path)
+            content = json.dumps(body).encode() + b"\n"
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Probes are no news."""
+
+    try:
+        server = ThreadingHTTPServer((address, port), Handler)
+    except OSError as error:
+        raise LaunchError(
+            f"port {port} (health): cannot be bound ({error.strerror}); choose another with --health-port, or 0 for none"
+        ) from None
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()

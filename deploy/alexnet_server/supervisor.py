@@ -1,0 +1,239 @@
+"""Keeps a server serving: starts it, looks at it, starts it again with back-off, gives up. Owns signals and the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_client.admin import key_file
+from alexnet_client.errors import ClientError
+from alexnet_server.command import ServerOptions
+from alexnet_server.errors import LaunchError
+from alexnet_server.health import Health, serving
+from alexnet_server.launcher import Companion, Server, check_command, start
+from alexnet_server.pulse import Pulse
+from alexnet_server.ready import wait_until_serving
+from alexnet_server.watch import Look, RestartPolicy, Watch
+
+LOOK_EVERY_S = 0.2
+TIGHTEN_EVERY_S = 0.02
+REMIND_AFTER_S = 5
+KILL_AFTER_S = 10
+"""How much longer than its own exit timeout a stopping server may take before it is killed, seconds."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Every model has answered."""
+
+    models: tuple[str, ...]
+    after_s: float
+    restarts: int
+
+
+@dataclass(frozen=True)
+class Restarting:
+    """The server is started again."""
+
+    reason: str
+    restart: int
+    limit: int
+    delay_s: float
+
+
+class Supervisor:
+    """One server and whatever takes its place.
+
+    Args:
+        options: how to serve.
+        log: file for Triton's output; None passes it through.
+        start_timeout_s: how long the models may take to answer, seconds.
+        policy: how often it is started again.
+        probe_every_s: a model that nobody asks anything is sent a blank request so often, seconds; 0 for never.
+        hung_after_s: a model that has executed nothing for so long while requests waited counts as hung, seconds.
+        on_event: told what happens.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        *,
+        log: Path | None = None,
+        start_timeout_s: float = 120,
+        policy: RestartPolicy | None = None,
+        probe_every_s: float = 5.0,
+        hung_after_s: float = 10.0,
+        on_event: Callable[[Serving | Restarting], None] = lambda event: None,
+    ) -> None:
+        self._options, self._log, self._start_timeout_s = options, log, start_timeout_s
+        self._policy, self._probe_every_s, self._on_event = policy or RestartPolicy(), probe_every_s, on_event
+        self._hung_after_s, self._health = hung_after_s, Health()
+        self._stop = asyncio.Event()
+        self._server: Server | None = None
+        self._companion: Companion | None = None
+        self._started = self._restarts = 0
+
+    async def run(self, command: Sequence[str] = ()) -> int:
+        """Serve until a signal comes, or while ``command`` runs; give Triton's exit code, or the command's.
+
+        Raises:
+            LaunchError: the server could not be started at first, or kept failing.
+        """
+        if command:
+            check_command(command)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        with (
+            serving(self._health, self._options.address, self._options.health_port),
+            admin_key(self._options.target) as key,
+        ):
+            try:
+                await self._keep_serving(key, command)
+                return await self._end()
+            finally:
+                if self._companion is not None:
+                    self._companion.end()
+                if self._server is not None:
+                    self._server.kill()
+
+    def _on_signal(self, number: int) -> None:
+        if self._stop.is_set() and number == signal.SIGINT and self._server is not None:
+            self._server.process.kill()  # a second Ctrl-C: no patience for the drain
+        self._stop.set()
+
+    async def _keep_serving(self, key: str, command: Sequence[str]) -> None:
+        """Returns when the server is to end."""
+        while True:
+            served_s, fault = 0.0, ""
+            try:
+                server = await self._start(key)
+                if command and self._companion is None:
+                    self._companion = Companion(command)
+                began_s = time.monotonic()
+                fault = await self._watch(server)
+                served_s = time.monotonic() - began_s
+                words = server.last_words() if server.exit_code is not None else ""
+            except LaunchError as error:
+                if self._stop.is_set() or self._started < 2:
+                    raise
+                fault, words = str(error), ""
+            if not fault:
+                return
+            await self._prepare_restart(fault, words, served_s)
+            if self._stop.is_set():
+                return
+
+    async def _start(self, key: str) -> Server:
+        began_s = time.monotonic()
+        self._started += 1
+        self._server = server = start(self._options, admin_key=key, number=self._started, log=self._log)
+        tightening = asyncio.create_task(self._tighten(server))
+        try:
+            alive = await wait_until_serving(
+                self._options.target,
+                server.models,
+                timeout_s=self._start_timeout_s,
+                alive=lambda: server.exit_code is None and not self._stop.is_set(),
+            )
+        except ClientError as error:
+            raise LaunchError(f"Triton started but does not serve: {error}{server.last_words()}") from error
+        finally:
+            tightening.cancel()
+        if self._stop.is_set():
+            raise LaunchError("stopped before it served")
+        if not alive:
+            raise LaunchError(f"Triton ended while starting, exit code {server.exit_code}{server.last_words()}")
+        server.note_backends()
+        server.close_shared_memory()
+        self._health.say(state="ready", reason="", models=tuple(server.models))
+        self._on_event(Serving(tuple(server.models), time.monotonic() - began_s, self._started - 1))
+        return server
+
+    async def _tighten(self, server: Server) -> None:
+        while True:
+            server.close_shared_memory()
+            self._health.say()
+            await asyncio.sleep(TIGHTEN_EVERY_S)
+
+    async def _watch(self, server: Server) -> str:
+        """Returns why the server must be started again; nothing if it is to end."""
+        watch = Watch(hung_after_s=self._hung_after_s)
+        pulse = Pulse(self._options, server.working_models, self._probe_every_s)
+        gathering = asyncio.create_task(pulse.run())
+        try:
+            while not self._stop.is_set() and (self._companion is None or self._companion.exit_code is None):
+                server.close_shared_memory()
+                look = Look(time.monotonic(), server.exit_code, server.lost_backends(), pulse.waiting, pulse.faults)
+                verdict = watch.judge(look)
+                self._health.say(state="ready" if verdict.ready else "unready", reason=verdict.reason)
+                if verdict.fatal:
+                    return verdict.reason
+                await self._pause(LOOK_EVERY_S)
+            return ""
+        finally:
+            gathering.cancel()
+
+    async def _prepare_restart(self, fault: str, words: str, served_s: float) -> None:
+        assert self._server is not None
+        self._server.kill()
+        self._restarts = self._policy.count(self._restarts, served_s)
+        delay_s = self._policy.delay_s(self._restarts)
+        if delay_s is None:
+            self._health.say(state="failed", reason=fault)
+            raise LaunchError(
+                f"{fault}{words}\nGiving up: started again {self._restarts - 1} times in a row (--max-restarts)"
+            )
+        self._health.say(state="restarting", reason=fault, restarts=self._started)
+        self._on_event(Restarting(fault, self._restarts, self._policy.limit, delay_s))
+        await self._pause(delay_s)
+
+    async def _end(self) -> int:
+        """Let it finish what it has accepted, and give its exit code, or the companion's if that has ended."""
+        assert self._server is not None
+        self._health.say(state="stopping", reason="")
+        code = None if self._companion is None else self._companion.end()
+        give_up_s = time.monotonic() + self._options.exit_timeout_s + KILL_AFTER_S
+        remind_s = 0.0
+        while self._server.exit_code is None and time.monotonic() < give_up_s:
+            if time.monotonic() >= remind_s:
+                self._server.ask_to_stop()
+                remind_s = time.monotonic() + REMIND_AFTER_S
+            self._health.say()
+            await asyncio.sleep(LOOK_EVERY_S / 4)
+        server_code = self._server.kill()
+        return server_code if code is None else code
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+
+@contextmanager
+def admin_key(target: str) -> Iterator[str]:
+    """A new key for administrative calls, in its file while the block runs.
+
+    Raises:
+        LaunchError: the file cannot be written.
+    """
+    path, key = key_file(target), secrets.token_urlsafe(32)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # left over from a launcher that was killed
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"{key}\n")
+    except OSError as error:
+        raise LaunchError(
+            f"{path}: the administration key cannot be written ({error.strerror}); set XDG_RUNTIME_DIR to another place"
+        ) from None
+    try:
+        yield key
+    finally:
+        path.unlink(missing_ok=True)

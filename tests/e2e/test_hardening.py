@@ -1,0 +1,172 @@
+"""What a caller must not do, tried on the real server by gRPC and by HTTP; and what other users must not see."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from alexnet_client.admin import admin_metadata, key_file
+
+SECRETS = {"AWS_SECRET_ACCESS_KEY": "hush", "AIP_MODE": "PREDICTION", "TRITONSERVER_DELAY_SCHEDULER": "9"}
+
+
+@pytest.fixture(scope="module")
+def open_server(repository, tmp_path_factory, free_port, launch):
+    """A server that speaks HTTP too, started by a user with dangerous things in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in SECRETS.items():
+            patch.setenv(key, value)
+        http = free_port()
+        with launch(repository, tmp_path_factory.mktemp("open"), free_port, "--http-port", str(http)) as server:
+            yield server, f"http://127.0.0.1:{http}"
+
+
+@pytest.fixture
+def stub(open_server):
+    with grpc.insecure_channel(open_server[0].target) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+pb = service_pb2
+FORBIDDEN = {
+    "register shared memory": (
+        "SystemSharedMemoryRegister",
+        pb.SystemSharedMemoryRegisterRequest(name="x", key="/x", byte_size=1),
+    ),
+    "list shared memory": ("SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusRequest()),
+    "unregister shared memory": ("SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest()),
+    "register GPU memory": ("CudaSharedMemoryRegister", pb.CudaSharedMemoryRegisterRequest(name="x", raw_handle=b"x")),
+    "list GPU memory": ("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest()),
+    "list models": ("RepositoryIndex", pb.RepositoryIndexRequest()),
+    "load a model": ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="alexnet")),
+    "load with a configuration": (
+        "RepositoryModelLoad",
+        pb.RepositoryModelLoadRequest(
+            model_name="alexnet", parameters={"config": pb.ModelRepositoryParameter(string_param="{}")}
+        ),
+    ),
+    "unload a model": ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="alexnet")),
+    "write a log file": (
+        "LogSettings",
+        pb.LogSettingsRequest(settings={"log_file": pb.LogSettingsRequest.SettingValue(string_param="/tmp/owned")}),
+    ),
+    "write a trace file": (
+        "TraceSetting",
+        pb.TraceSettingRequest(settings={"trace_file": pb.TraceSettingRequest.SettingValue(value=["/tmp/owned"])}),
+    ),
+    "read statistics": ("ModelStatistics", pb.ModelStatisticsRequest(name="alexnet")),
+}
+FORBIDDEN_HTTP = {
+    "list models": ("POST", "/v2/repository/index", {}),
+    "load a model": ("POST", "/v2/repository/models/alexnet/load", {}),
+    "load with a configuration": ("POST", "/v2/repository/models/alexnet/load", {"parameters": {"config": "{}"}}),
+    "unload a model": ("POST", "/v2/repository/models/alexnet/unload", {}),
+    "list shared memory": ("GET", "/v2/systemsharedmemory/status", None),
+    "register shared memory": (
+        "POST",
+        "/v2/systemsharedmemory/region/x/register",
+        {"key": "/x", "offset": 0, "byte_size": 1},
+    ),
+    "unregister shared memory": ("POST", "/v2/systemsharedmemory/unregister", {}),
+    "list GPU memory": ("GET", "/v2/cudasharedmemory/status", None),
+    "write a log file": ("POST", "/v2/logging", {"log_file": "/tmp/owned"}),
+    "write a trace file": ("POST", "/v2/trace/setting", {"trace_file": "/tmp/owned"}),
+    "read statistics": ("GET", "/v2/models/alexnet/stats", None),
+}
+
+
+@pytest.mark.parametrize(("call", "request_"), FORBIDDEN.values(), ids=list(FORBIDDEN))
+def test_grpc_refuses_it_without_the_key(stub, call, request_):
+    with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
+        getattr(stub, call)(request_, timeout=10)
+    with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
+        getattr(stub, call)(request_, timeout=10, metadata=(("triton-grpc-protocol-admin", "wrong"),))
+    assert not Path("/tmp/owned").exists()
+
+
+@pytest.mark.parametrize(("method", "path", "body"), FORBIDDEN_HTTP.values(), ids=list(FORBIDDEN_HTTP))
+def test_http_refuses_it_without_the_key(open_server, method, path, body):
+    request = urllib.request.Request(
+        open_server[1] + path, method=method, data=None if body is None else json.dumps(body).encode()
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert refused.value.code == 403
+    assert b"restricted" in refused.value.read()
+    assert not Path("/tmp/owned").exists()
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/ping", "/predict", "/v1/endpoints/1/deployedModels/1"])
+def test_the_cloud_platforms_endpoints_are_not_there(open_server, path):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(open_server[1] + path, data=b"{}"), timeout=10)
+    assert refused.value.code in (400, 404, 405)
+
+
+def test_the_key_opens_what_it_is_for_and_loading_stays_closed(open_server, stub):
+    metadata = admin_metadata(open_server[0].target)
+    stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest(), timeout=10, metadata=metadata)
+    statistics = stub.ModelStatistics(pb.ModelStatisticsRequest(name="alexnet"), timeout=10, metadata=metadata)
+    assert statistics.model_stats[0].name == "alexnet"
+    with pytest.raises(grpc.RpcError, match="explicit model load / unload is not allowed"):
+        stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="alexnet"), timeout=10, metadata=metadata)
+
+
+def test_the_key_is_in_a_file_of_its_owner_alone_in_no_log_and_gone_after_the_stop(own_server):
+    with own_server() as server:
+        path = key_file(server.target)
+        key = path.read_text().strip()
+        assert len(key) >= 40
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert any(key in part for part in server.triton().cmdline()), "Triton knows the same key"
+        assert stat.S_IMODE(server.log.stat().st_mode) == 0o600
+        assert server.stop() == 0
+        assert key not in server.log.read_text()
+        assert key not in server.process.stdout.read() + server.process.stderr.read()
+    assert not path.exists()
+
+
+def test_shared_memory_with_images_in_it_is_the_owners_alone(open_server):
+    regions = list(Path("/dev/shm").glob(f"alexnet_{open_server[0].process.pid}_*"))
+    assert len(regions) >= 2, "one for each backend process"
+    assert {stat.S_IMODE(region.stat().st_mode) for region in regions} == {0o600}
+
+
+def test_triton_gets_none_of_the_callers_secrets(open_server):
+    server = open_server[0]
+    for process in (server.triton(), *server.stubs()):
+        assert not set(SECRETS) & set(process.environ())
+
+
+def test_only_the_announced_ports_are_open_and_on_loopback(open_server):
+    server, url = open_server
+    family = [psutil.Process(server.process.pid), server.triton(), *server.stubs()]
+    listening = {
+        connection.laddr[1]: connection.laddr[0].removeprefix("::ffff:")  # IPv4 by way of an IPv6 socket
+        for process in family
+        for connection in process.net_connections("tcp")
+        if connection.status == "LISTEN"
+    }
+    announced = {int(server.target.split(":")[1]), server.metrics_port, server.health_port, int(url.split(":")[2])}
+    assert set(listening) == announced
+    assert set(listening.values()) == {"127.0.0.1"}
+
+
+def test_an_address_that_others_can_reach_is_refused_with_the_bulletins(repository):
+    command = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository), "--address", "0.0.0.0"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "57 published vulnerabilities" in done.stderr
+    assert "2026/5865" in done.stderr
+    assert "--accept-known-vulnerabilities" in done.stderr

@@ -1,0 +1,63 @@
+"""The launcher's own health endpoint."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+from alexnet_server import health as module
+from alexnet_server.errors import LaunchError
+from alexnet_server.health import Health, serving
+
+
+def ask(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.parametrize(
+    ("state", "ready", "live"),
+    [
+        ("starting", 503, 200),
+        ("ready", 200, 200),
+        ("unready", 503, 200),
+        ("restarting", 503, 200),
+        ("stopping", 503, 200),
+        ("failed", 503, 503),
+    ],
+)
+def test_each_state_has_its_answers(free_port, state, ready, live):
+    health, port = Health(), free_port()
+    health.say(state=state, reason="because", restarts=2, models=("alexnet",))
+    with serving(health, "127.0.0.1", port):
+        code, body = ask(port, "/ready")
+        assert code == ready
+        assert (body["state"], body["reason"], body["restarts"], body["models"]) == (state, "because", 2, ["alexnet"])
+        assert ask(port, "/live")[0] == live
+        assert ask(port, "/other")[0] == 404
+
+
+def test_a_launcher_that_no_longer_looks_is_neither_ready_nor_live(monkeypatch):
+    health = Health()
+    health.say(state="ready")
+    assert (health.answer("/ready")[0], health.answer("/live")[0]) == (200, 200)
+    monkeypatch.setattr(module, "STALLED_AFTER_S", 0)
+    assert (health.answer("/ready")[0], health.answer("/live")[0]) == (503, 503)
+
+
+def test_a_taken_port_is_told_and_none_is_allowed(free_port):
+    port = free_port()
+    with (
+        serving(Health(), "127.0.0.1", port),
+        pytest.raises(LaunchError, match=rf"port {port} \(health\).*--health-port"),
+        serving(Health(), "127.0.0.1", port),
+    ):
+        pass
+    with serving(Health(), "127.0.0.1", None):
+        pass
