@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from alexnet_client import Client
-from alexnet_client.images import load_pixels
 
 ROOT = Path(__file__).parent.parent.parent
 PHOTO = ROOT / "tests/golden/photo.jpg"
@@ -37,16 +36,13 @@ async def test_the_readmes_curl_commands_answer_what_grpc_answers(http, tmp_path
     async with Client(server.target) as client:
         by_file = await client.classify(PHOTO, top=3)
         by_grey = await client.infer(np.full((1, 224, 224, 3), 128, np.uint8))
-    raw, named, plain = readme_commands()
-
-    def said(block: str) -> str:
-        script = block.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
-        return subprocess.run(["bash", "-euc", script], check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    named, plain = readme_commands()
 
     def answer(block: str) -> dict:
-        return {output["name"]: output["data"] for output in json.loads(said(block))["outputs"]}
+        script = block.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+        done = subprocess.run(["bash", "-euc", script], check=True, capture_output=True, text=True, cwd=tmp_path)
+        return {output["name"]: output["data"] for output in json.loads(done.stdout)["outputs"]}
 
-    assert np.allclose([float(number) for number in said(raw).split()], by_file.probabilities, atol=1e-5)
     labels = [entry.split(":")[2] for entry in answer(named)["probabilities"]]
     assert labels == [guess.label for guess in by_file.top]
     assert np.allclose(answer(plain)["logits"], by_grey.logits[0], atol=1e-4)
@@ -62,4 +58,3 @@ def test_a_broken_image_is_the_callers_mistake(http, tmp_path):
     body, code = done.stdout.rsplit("\n", 1)
     assert code == "400"
     assert "not a JPEG, PNG or WebP image" in json.loads(body)["error"]
-    assert load_pixels(PHOTO).shape == (224, 224, 3)
