@@ -25,6 +25,7 @@ from alexnet_export.variants import Variant
 from alexnet_export.work import Progress
 
 _skipped: list[str] = []
+_tried: dict[str, int] = {}
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
 
 
@@ -37,6 +38,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI everything is installed, so a skipped test is a failure."""
     if os.environ.get("CI") and _skipped and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _tried:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in _tried.items())
+        terminalreporter.write_line(f"Hostile inputs tried: {sum(_tried.values()):,} ({kinds})")
+
+
+@pytest.fixture(scope="session")
+def tried() -> Callable[[str, int], None]:
+    """Counts hostile inputs by kind, for the summary at the end."""
+
+    def count(kind: str, number: int) -> None:
+        _tried[kind] = _tried.get(kind, 0) + number
+
+    return count
 
 
 @pytest.fixture(scope="session")

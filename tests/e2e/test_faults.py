@@ -6,11 +6,12 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,25 @@ async def test_a_full_disk_below_the_log_does_not_stop_the_service(own_server):
             await answers(server.target, outcomes)
             assert set(outcomes) == {"right"}
         assert server.stop() == 0
+
+
+async def test_a_request_that_is_known_to_crash_tritons_http_costs_a_restart(own_server, free_port):
+    """CVE-2025-23310: a body of a million one-byte chunks overflows the stack of 2.51. It is why HTTP is off by default."""
+    port = free_port()
+    with own_server("--http-port", str(port)) as server:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(
+                b"POST /v2/models/alexnet/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            for _ in range(60):
+                connection.sendall(b"1\r\nA\r\n" * 20_000)
+            connection.sendall(b"0\r\n\r\n")
+            connection.recv(100)
+        await until(lambda: server.health()[1]["restarts"] == 1 and server.health()[0] == 200, "ready again")
+        async with Client(server.target) as client:
+            assert await client.ready()
+        assert server.stop() == 0
+        assert "Triton has ended, exit code 139" in server.process.stderr.read()
 
 
 SHM_PROBE = """
