@@ -6,28 +6,43 @@ import argparse
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
-from rows import table_of
-from variants import bench_variants
+from rows import Row, table_of
+from serving import bench_serving
+from variants import bench_variants, make_models
 
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export.data import open_dataset
 from alexnet_export.machine import cpu_description
 
 
+def measure(checkpoint: Path, only: str | None) -> Iterator[Row]:
+    """The rows of every part, or of one."""
+    loaded, dataset = checkpoints.load(checkpoint), open_dataset("digits")
+    with TemporaryDirectory(prefix="alexnet-bench-") as scratch:
+        models = make_models(loaded, dataset, Path(scratch))
+    if only != "serving":
+        yield from bench_variants(models)
+    if only != "variants":
+        yield from bench_serving(models, loaded.labels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="directory for bench.json")
+    parser.add_argument("--only", choices=["variants", "serving"], help="measure only one part")
     arguments = parser.parse_args()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     logging.disable(logging.WARNING)  # the exporter's and the quantiser's advice
     console, machine = Console(), cpu_description()
     rows = []
     with console.status("Measuring"):
-        for row in bench_variants(checkpoints.load(arguments.checkpoint), open_dataset("digits")):
+        for row in measure(arguments.checkpoint, arguments.only):
             console.log(f"{row.name}: {row.ratio:.2f} {row.unit} ({row.low:.2f} - {row.high:.2f}) {row.figures}")
             rows.append(row)
     console.print(table_of(rows, f"{machine['name']}, {machine['processors']} processors"))
