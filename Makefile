@@ -17,6 +17,8 @@ TARGET ?= 127.0.0.1:8001
 SERVE_OPTIONS ?=
 # HTTP=1: also speak HTTP, on 127.0.0.1:8000.
 HTTP ?=
+# How long `make soak` takes.
+MINUTES ?= 10
 
 # Loopback servers of this project talk to nobody else, and ONNX Runtime shall not report to its makers.
 export ORT_DISABLE_TELEMETRY := 1
@@ -46,7 +48,7 @@ SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train export verify report bench gpu-check serve classify doctor test lint lock clean force
+.PHONY: help setup demo train export verify report bench sweep soak gpu-check serve classify doctor test lint lock clean force
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +101,12 @@ report: $(STAMP) $(if $(WEIGHTS),,$(CHECKPOINT)) ## draw the model report: filte
 
 bench: $(STAMP) $(CHECKPOINT) ## measure the variants against each other on this machine (ratios; a few minutes)
 	@$(BIN)/python tests/benchmarks --checkpoint $(dir $(CHECKPOINT)) --output $(BUILD)/bench
+
+sweep: $(STAMP) $(RELEASE) ## measure the batching settings that config.pbtxt chose among (5 minutes)
+	@$(BIN)/python tests/benchmarks/sweep.py --repository $(REPOSITORY) --output $(BUILD)/bench
+
+soak: $(STAMP) $(RELEASE) ## good and bad load for MINUTES=10, memory and latency watched, a verdict at the end
+	@$(BIN)/python tests/benchmarks/soak.py --repository $(REPOSITORY) --minutes $(MINUTES) --output $(BUILD)/soak
 
 gpu-check: $(STAMP) ## run every GPU path that this machine has, with the roofline fraction of each figure
 	@$(BIN)/alexnet-export gpu-check --output $(BUILD)/gpu-check

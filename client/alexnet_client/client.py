@@ -198,7 +198,7 @@ class Client:
         if not isinstance(images, np.ndarray):
             raise BadInput(f"a batch is uint8 [N, 224, 224, 3], not a {type(images).__name__}")
         signature = await self._signature_by(deadline)
-        request = codec.encode_request(self.model, {signature.input_name: images}, (LOGITS, PROBABILITIES))
+        request = codec.encode_pixels(self.model, signature.input_name, images, (LOGITS, PROBABILITIES))
         response = await self._transport.infer(request, deadline)
         tensors = codec.decode_response(response)
         expected = (len(images), signature.classes)

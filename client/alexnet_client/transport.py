@@ -72,11 +72,18 @@ class Transport:
         self.target = target
         self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._infer = self._channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=lambda request: request if isinstance(request, bytes) else request.SerializeToString(),
+            response_deserializer=service_pb2.ModelInferResponse.FromString,
+        )
         self._closed = False
 
-    async def infer(self, request: service_pb2.ModelInferRequest, deadline: Deadline) -> service_pb2.ModelInferResponse:
-        """Run one inference request; raises ``ClientError``."""
-        return await self._call(self._stub.ModelInfer, request, deadline)
+    async def infer(
+        self, request: service_pb2.ModelInferRequest | bytes, deadline: Deadline
+    ) -> service_pb2.ModelInferResponse:
+        """Run one inference request, a message or its bytes; raises ``ClientError``."""
+        return await self._call(self._infer, request, deadline)
 
     async def ready(self, deadline: Deadline) -> bool:
         """Whether the server and all its models are ready."""

@@ -23,6 +23,12 @@ BULLETINS = (
 VULNERABILITIES = (
     f"Triton 2.51 has 57 published vulnerabilities, 6 of them critical (NVIDIA's bulletins {', '.join(BULLETINS)})"
 )
+_KEPT_MEMORY = {
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4194304:glibc.malloc.trim_threshold=67108864",
+    "PILLOW_BLOCKS_MAX": "16",
+}
+"""Freed memory of requests and images is used again instead of being given back: a third of the time of decoding a
+photo were page faults (411 an image, 2 with this)."""
 _KEPT_VARIABLES = frozenset(
     {"HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
 )
@@ -138,6 +144,7 @@ def environment(triton: Triton, *, libpython: Path, interpreter: Path, inherited
         **{key: value for key, value in inherited.items() if key in _KEPT_VARIABLES},
         "PATH": f"{interpreter.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LD_LIBRARY_PATH": f"{triton.libraries}:{libpython.parent}",
+        **_KEPT_MEMORY,
         "PYTHONDONTWRITEBYTECODE": "1",  # the packages may be read-only
         "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime 1.32 would report to its makers otherwise
     }

@@ -29,8 +29,8 @@ class Running:
     ready_s: float
 
     def memory(self) -> int:
-        """Resident bytes of Triton and its backend processes, without the launcher."""
-        return sum(each.memory_info().rss for each in self.process.children(recursive=True))
+        """Bytes of Triton and its backend processes, without the launcher; what they share counts once (PSS)."""
+        return sum(each.memory_full_info().pss for each in self.process.children(recursive=True))
 
 
 def changed(repository: Path, into: Path, change: Change, *, model: str = "alexnet") -> Path:
@@ -50,7 +50,14 @@ def running(repository: Path, *options: str) -> Iterator[Running]:
     ports = [_free_port() for _ in range(2)]
     command = [
         *(sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository), "--health-port", "0"),
-        *("--grpc-port", str(ports[0]), "--metrics-port", str(ports[1]), "--log", f"{repository}.log"),
+        *(
+            "--grpc-port",
+            str(ports[0]),
+            "--metrics-port",
+            str(ports[1]),
+            "--log",
+            str(repository.resolve().parent / f"{repository.name}.log"),
+        ),
         *("--probe-interval", "0", *options),
     ]
     began = time.perf_counter()

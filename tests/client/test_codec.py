@@ -120,3 +120,20 @@ def test_bytes_are_sent_with_their_lengths_and_read_back():
     response = service_pb2.ModelInferResponse(raw_output_contents=request.raw_input_contents)
     response.outputs.add(name="file", datatype="BYTES", shape=[2, 1])
     assert codec.decode_response(response)["file"].tolist() == array.tolist()
+
+
+@given(arrays.arrays(np.uint8, st.tuples(st.integers(0, 3), st.integers(0, 70), st.integers(1, 3))), st.booleans())
+def test_the_wires_bytes_are_the_message(array, swapped):
+    array = array.swapaxes(0, 1) if swapped else array  # also one that does not lie in one piece
+    message = codec.encode_request("m", {"image": array}, ["a", "b"])
+    assert service_pb2.ModelInferRequest.FromString(codec.encode_pixels("m", "image", array, ["a", "b"])) == message
+
+
+def test_a_large_tensor_a_list_of_files_and_a_wrong_type():
+    large = np.arange(300_000, dtype=np.float32).reshape(3, -1)
+    files = np.array([[b"one"], [b"two"]], object)
+    for array in (large, files):
+        message = codec.encode_request("m", {"x": array}, ["y"])
+        assert service_pb2.ModelInferRequest.FromString(codec.encode_pixels("m", "x", array, ["y"])) == message
+    with pytest.raises(BadInput, match="dtype complex128 cannot be sent"):
+        codec.encode_pixels("m", "x", np.zeros(2, complex), ["y"])
