@@ -102,10 +102,10 @@ report: $(STAMP) $(if $(WEIGHTS),,$(CHECKPOINT)) ## draw the model report: filte
 bench: $(STAMP) $(CHECKPOINT) ## measure the variants against each other on this machine (ratios; a few minutes)
 	@$(BIN)/python tests/benchmarks --checkpoint $(dir $(CHECKPOINT)) --output $(BUILD)/bench
 
-sweep: $(STAMP) $(RELEASE) ## measure the batching settings that config.pbtxt chose among (5 minutes)
+sweep: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## measure the batching settings that config.pbtxt chose among (5 minutes)
 	@$(BIN)/python tests/benchmarks/sweep.py --repository $(REPOSITORY) --output $(BUILD)/bench
 
-soak: $(STAMP) $(RELEASE) ## good and bad load for MINUTES=10, memory and latency watched, a verdict at the end
+soak: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## good and bad load for MINUTES=10, memory and latency watched, a verdict at the end
 	@$(BIN)/python tests/benchmarks/soak.py --repository $(REPOSITORY) --minutes $(MINUTES) --output $(BUILD)/soak
 
 gpu-check: $(STAMP) ## run every GPU path that this machine has, with the roofline fraction of each figure

@@ -41,6 +41,7 @@ HttpPort = Annotated[int | None, typer.Option(min=1, max=65535, help="also speak
 ConfigName = Annotated[str, typer.Option(help="serve configs/NAME.pbtxt of each model that has one")]
 Log = Annotated[Path | None, typer.Option(help="file for Triton's own lines; they go to the terminal otherwise")]
 StartTimeout = Annotated[float, typer.Option(min=1, help="seconds the models may take to answer")]
+RateLimit = Annotated[bool, typer.Option("--rate-limit", help="models take turns, by instance_group.rate_limiter")]
 HangTimeout = Annotated[float, typer.Option(min=1, help="seconds a model may execute nothing while requests wait")]
 DEFAULT_REPOSITORY = Path("model_repository")
 
@@ -56,6 +57,7 @@ def serve(
     config_name: ConfigName = "",
     health_port: HealthPort = 8004,
     accept_known_vulnerabilities: AcceptVulnerabilities = False,
+    rate_limit: RateLimit = False,
     log: Log = None,
     start_timeout: StartTimeout = 120,
     max_restarts: MaxRestarts = RestartPolicy.limit,
@@ -87,6 +89,7 @@ def serve(
             health_port=health_port or None,
             accept_vulnerabilities=accept_known_vulnerabilities,
             config_name=config_name,
+            rate_limit=rate_limit,
         )
         if accept_known_vulnerabilities:
             _complain(f"WARNING: {VULNERABILITIES}; whoever reaches {address} may use them")

@@ -46,6 +46,7 @@ class ServerOptions:
         health_port: TCP port of the launcher's own health endpoint; None for none.
         accept_vulnerabilities: listen on an address that others can reach, for all that is known of this Triton.
         config_name: serve ``configs/<name>.pbtxt`` of each model instead of ``config.pbtxt``.
+        rate_limit: let executions of all models take turns by the ``rate_limiter`` of their instance groups.
         exit_timeout_s: how long requests in flight may take to finish once the server is told to stop.
     """
 
@@ -57,6 +58,7 @@ class ServerOptions:
     health_port: int | None = 8004
     accept_vulnerabilities: bool = False
     config_name: str = ""
+    rate_limit: bool = False
     exit_timeout_s: int = 30
 
     def __post_init__(self) -> None:
@@ -124,6 +126,8 @@ def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_k
             f"--http-port={options.http_port}",
             f"--http-restricted-api={restriction}",
         ]
+    if options.rate_limit:
+        flags.append("--rate-limit=execution_count")
     if options.config_name:
         flags.append(f"--model-config-name={options.config_name}")
     return [str(triton.binary), *flags]

@@ -53,11 +53,12 @@ class Launched:
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
-    def metric(self, name: str) -> float:
-        """Sum of a metric over its labels, from the real metrics endpoint."""
+    def metric(self, name: str, model: str = "") -> float:
+        """Sum of a metric over its labels, or over those of one model, from the real metrics endpoint."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as response:
             text = response.read().decode()
-        return sum(float(value) for value in re.findall(rf"^{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE))
+        labels = rf'[^}}]*model="{model}"[^}}]*' if model else "[^}]*"
+        return sum(float(value) for value in re.findall(rf"^{name}{{{labels}}} (\S+)$", text, re.MULTILINE))
 
     def wait_until_serving(self) -> None:
         line = self.process.stdout.readline()

@@ -30,7 +30,7 @@ def test_every_file_in_the_tree_exists_and_none_is_left_out():
         if package == "deploy/alexnet_server":
             there -= {"errors.py"}
         assert there - named <= {"errors.py", "atomic.py"}, package
-    every = {path.name for path in ROOT.glob("*/alexnet_*/*.py")}
+    every = {path.name for path in ROOT.glob("*/alexnet_*/**/*.py")}
     assert named <= every
 
 

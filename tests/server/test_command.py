@@ -53,6 +53,8 @@ def test_http_is_off_unless_asked_for_and_then_on_loopback_and_restricted():
 
 
 def test_a_named_configuration_and_other_ports_are_passed_on():
+    assert "--rate-limit=execution_count" not in flags()
+    assert "--rate-limit=execution_count" in flags(rate_limit=True)
     found = flags(config_name="gpu", grpc_port=1, metrics_port=2)
     assert {"--model-config-name=gpu", "--grpc-port=1", "--metrics-port=2"} <= set(found)
 
