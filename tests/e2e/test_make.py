@@ -18,13 +18,14 @@ def variables() -> dict[str, str]:
 def test_serve_answers_classify_until_it_is_interrupted(repository, tmp_path, free_port):
     port, metrics = free_port(), free_port()
     common = [f"REPOSITORY={repository}", f"BUILD={tmp_path}", f"TARGET=127.0.0.1:{port}"]
-    serve = ["make", "serve", *common, f"SERVE_OPTIONS=--grpc-port {port} --metrics-port {metrics}"]
+    serve = ["make", "serve", *common, f"SERVE_OPTIONS=--grpc-port {port} --metrics-port {metrics} --health-port 0"]
     with subprocess.Popen(
         serve, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=variables(), process_group=0
     ) as serving:
         try:
             lines = iter(serving.stdout.readline, "")  # make may have had to install something first
-            assert any(f"Serving alexnet: gRPC 127.0.0.1:{port}" in line for line in lines)
+            said = next((line for line in lines if line.startswith("Serving")), "")
+            assert said.startswith(f"Serving alexnet, alexnet_decode, alexnet_encoded: gRPC 127.0.0.1:{port}"), said
             classify = ["make", "classify", *common, "IMAGE=tests/golden/photo.jpg"]
             done = subprocess.run(classify, cwd=ROOT, capture_output=True, text=True, env=variables(), check=True)
             assert len(json.loads(done.stdout.splitlines()[-1])["answers"][0]["top"]) == 5
@@ -40,7 +41,7 @@ def test_demo_walks_the_whole_road_and_ends_with_a_json_line(tmp_path, free_port
     port, metrics = free_port(), free_port()
     command = [
         *("make", "demo", f"REPOSITORY={tmp_path}/repository", f"BUILD={tmp_path}/build", f"TARGET=127.0.0.1:{port}"),
-        f"SERVE_OPTIONS=--grpc-port {port} --metrics-port {metrics}",
+        f"SERVE_OPTIONS=--grpc-port {port} --metrics-port {metrics} --health-port 0",
         *("TRAIN_OPTIONS=--steps 2 --batch-size 8", "PRECISION=fp32"),  # the road, not the accuracy
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables(), check=False)
