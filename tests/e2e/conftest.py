@@ -51,7 +51,8 @@ class Launched:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}{path}", timeout=5) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
+            with error:
+                return error.code, json.load(error)
 
     def metric(self, name: str, model: str = "") -> float:
         """Sum of a metric over its labels, or over those of one model, from the real metrics endpoint."""
@@ -97,8 +98,8 @@ def launch():
 
 @pytest.fixture(scope="session")
 def server(repository, tmp_path_factory, free_port):
-    """One server for all tests that leave it as they found it."""
-    with launched(repository, tmp_path_factory.mktemp("server"), free_port) as running:
+    """One server for all tests that leave it as they found it; nobody but they sends it anything."""
+    with launched(repository, tmp_path_factory.mktemp("server"), free_port, "--probe-interval", "0") as running:
         yield running
 
 

@@ -70,13 +70,10 @@ async def answers(target: str, outcomes: Counter[str]) -> None:
     ("victim", "number", "reason"),
     [
         (lambda server: server.stub("alexnet"), signal.SIGKILL, "of alexnet has gone"),
-        (lambda server: server.stub("alexnet_decode"), signal.SIGKILL, "of alexnet_decode has gone"),
         (lambda server: server.triton(), signal.SIGKILL, "Triton has ended, exit code 137"),
-        (lambda server: server.triton(), signal.SIGTERM, "Starting Triton again"),  # its backends end first
-        (lambda server: server.stub("alexnet"), signal.SIGSTOP, "has executed nothing for"),
         (lambda server: server.triton(), signal.SIGSTOP, "has executed nothing for"),
     ],
-    ids=["backend killed", "decoder killed", "triton killed", "triton ended", "backend stopped", "triton stopped"],
+    ids=["backend killed", "triton killed", "triton stopped"],
 )
 async def test_a_process_that_is_killed_or_stopped_is_replaced_and_readiness_tells_the_truth(
     own_server, victim, number, reason
@@ -100,9 +97,9 @@ async def test_a_process_that_is_killed_or_stopped_is_replaced_and_readiness_tel
         assert "Traceback" not in complaint
 
 
-async def test_an_idle_server_is_found_out_too(own_server):
+async def test_a_stopped_backend_of_an_idle_server_is_found_out_too(own_server):
     with own_server(*QUICK) as server:
-        server.stub("alexnet").send_signal(signal.SIGSTOP)
+        server.stub("alexnet_decode").send_signal(signal.SIGSTOP)
         await until(lambda: server.health()[0] == 503, "unready")
         await until(lambda: server.health()[1]["restarts"] == 1 and server.health()[0] == 200, "ready again")
         async with Client(server.target) as client:
@@ -113,7 +110,7 @@ async def test_a_server_under_more_load_than_it_can_take_is_left_alone(own_serve
     with own_server(*QUICK) as server:
         pid = server.triton().pid
         async with load(server.target, callers=300):
-            for _ in range(30):
+            for _ in range(20):
                 assert server.health()[0] == 200, server.health()
                 await asyncio.sleep(0.2)
         assert server.triton().pid == pid
@@ -202,7 +199,7 @@ async def main(target):
                     pass
             except OSError as error:
                 print(error.strerror)
-        for _ in range(8):
+        for _ in range(3):
             found = await asyncio.gather(*(ask(client, images) for _ in range(4)))
             for each in found:
                 print(each if isinstance(each, str) else "right" if np.allclose(each, expected, atol=1e-3) else "wrong")

@@ -101,8 +101,9 @@ def test_http_refuses_it_without_the_key(open_server, method, path, body):
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=10)
-    assert refused.value.code == 403
-    assert b"restricted" in refused.value.read()
+    with refused.value as answer:
+        assert answer.code == 403
+        assert b"restricted" in answer.read()
     assert not Path("/tmp/owned").exists()
 
 
@@ -110,7 +111,8 @@ def test_http_refuses_it_without_the_key(open_server, method, path, body):
 def test_the_cloud_platforms_endpoints_are_not_there(open_server, path):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(urllib.request.Request(open_server[1] + path, data=b"{}"), timeout=10)
-    assert refused.value.code in (400, 404, 405)
+    with refused.value as answer:
+        assert answer.code in (400, 404, 405)
 
 
 def test_the_key_opens_what_it_is_for_and_loading_stays_closed(open_server, stub):

@@ -10,8 +10,8 @@ import pytest
 
 from alexnet_client import Client
 
-EXECUTIONS = 24
-IN_FLIGHT, BATCH = 6, 32
+EXECUTIONS = 15
+IN_FLIGHT, BATCH = 4, 8
 LIMITER = 'instance_group {{\n  rate_limiter {{\n    resources {{ name: "turn" count: 1 }}\n    priority: {}\n  }}\n'
 
 
