@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def running(repository: Path, *options: str) -> Iterator[Running]:
             "--metrics-port",
             str(ports[1]),
             "--log",
-            str(repository.resolve().parent / f"{repository.name}.log"),
+            str(Path(tempfile.gettempdir(), f"alexnet-bench-{ports[0]}.log")),
         ),
         *("--probe-interval", "0", *options),
     ]

@@ -51,7 +51,7 @@ class Finding:
 
 
 def judge(samples: Sequence[Sample]) -> list[Finding]:
-    """Whether answers were right and nothing grew: the last fifth of the run against the second fifth."""
+    """Whether answers were right and nothing grew: the last quarter of the judged run against its first."""
     steady = samples[int(len(samples) * WARM_UP) :]
     quarter = max(1, len(steady) // 4)
     early, late = steady[:quarter], steady[-quarter:]
@@ -93,8 +93,8 @@ def draw(samples: Sequence[Sample], path: Path) -> None:
             axis.plot(at, [getattr(each, name) for each in samples], label=label, linewidth=1)
         axis.axvspan(0, at[int(len(at) * WARM_UP)], color="0.92", zorder=0)
         axis.set_ylabel(unit)
-        axis.set_ylim(bottom=0)
-        axis.legend(loc="upper left", frameon=False, ncols=3)
+        axis.set_ylim(0, 1.3 * max(1.0, *(max(getattr(each, name) for each in samples) for name in lines)))
+        axis.legend(loc="upper left", frameon=False, ncols=3)  # in the room above the lines
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("seconds (grey: warming up, not judged)")
     figure.savefig(path, dpi=120)
