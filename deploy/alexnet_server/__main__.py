@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_server.checks import check_all, check_port
+from alexnet_server.checks import check_all
 from alexnet_server.command import VULNERABILITIES, ServerOptions
 from alexnet_server.errors import LaunchError
 from alexnet_server.supervisor import Restarting, Serving, Supervisor
@@ -124,7 +124,7 @@ def doctor(
     """Check what Triton needs of this machine, with a remedy for each lack; exits 1 if there is one."""
     try:
         options = ServerOptions(repository, address, grpc_port, metrics_port, http_port, health_port or None)
-        checks = [*check_all(options), *([check_port(address, health_port, "health")] if health_port else [])]
+        checks = list(check_all(options))
     except LaunchError as error:
         _fail(error)
     table = Table("check", "found", "remedy", highlight=False)

@@ -35,8 +35,13 @@ class Check:
         return not self.remedy
 
 
-def check_all(options: ServerOptions) -> Iterator[Check]:
-    """Look at machine, interpreter, wheel, shared memory, model repository and ports."""
+def check_all(options: ServerOptions, *, again: bool = False) -> Iterator[Check]:
+    """Look at machine, interpreter, wheel, shared memory, model repository and ports.
+
+    Args:
+        options: how to serve.
+        again: before a restart; the launcher itself listens on the health port then.
+    """
     yield check_platform()
     yield check_glibc()
     yield check_libpython()
@@ -48,7 +53,7 @@ def check_all(options: ServerOptions) -> Iterator[Check]:
     if options.config_name:
         yield check_config_name(options.repository, options.config_name)
     for purpose, port in options.ports.items():
-        if purpose != "health":  # the launcher itself listens there already
+        if not (again and purpose == "health"):
             yield check_port(options.address, port, purpose)
 
 
@@ -179,7 +184,7 @@ def check_port(address: str, port: int, purpose: str) -> Check:
             return Check(
                 name,
                 f"taken by {owner}" if owner else f"cannot be bound ({error.strerror})",
-                "stop that program or choose another port (--grpc-port, --metrics-port, --http-port)",
+                "stop that program or choose another port (--grpc-port, --metrics-port, --http-port, --health-port)",
             )
     return Check(name, "free")
 

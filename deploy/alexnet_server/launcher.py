@@ -94,8 +94,19 @@ class Server:
         return "".join(f"\n  {line}" for line in errors) + f"\n  the whole log: {self.log}"
 
 
+def check(options: ServerOptions, *, again: bool = False) -> None:
+    """Look at everything that would make Triton fail later; ``again`` before a restart.
+
+    Raises:
+        LaunchError: a check failed; its text has the remedy.
+    """
+    failed = [each for each in check_all(options, again=again) if not each.ok]
+    if failed:
+        raise LaunchError("\n".join(f"{each.name}: {each.found}. {each.remedy}" for each in failed))
+
+
 def start(options: ServerOptions, *, admin_key: str, number: int = 1, log: Path | None = None) -> Server:
-    """Check the machine and start Triton; it ends when the calling thread does, whatever ends it.
+    """Start Triton on a machine that was checked; it ends when the calling thread does, whatever ends it.
 
     Args:
         options: how to serve.
@@ -104,13 +115,10 @@ def start(options: ServerOptions, *, admin_key: str, number: int = 1, log: Path 
         log: file for Triton's output; None passes it through.
 
     Raises:
-        LaunchError: a check failed; its text has the remedy.
+        LaunchError: the log or the cache cannot be written.
     """
-    failed = [check for check in check_all(options) if not check.ok]
-    if failed:
-        raise LaunchError("\n".join(f"{check.name}: {check.found}. {check.remedy}" for check in failed))
     triton, libpython = find_triton(), shared_libpython()
-    assert libpython is not None  # checked above
+    assert libpython is not None  # checked before
     command = arguments(
         options,
         triton,

@@ -6,6 +6,7 @@ An open port, and even Triton's own "ready", say less: 2.51 stays "ready" with a
 from __future__ import annotations
 
 import asyncio
+import http.client
 import re
 import time
 import urllib.request
@@ -96,7 +97,7 @@ def scrape(options: ServerOptions) -> dict[str, dict[str, float]]:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             text = response.read().decode(errors="replace")
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return {}
     found: dict[str, dict[str, float]] = {}
     for metric, model, value in _SAMPLE.findall(text):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from alexnet_client import codec
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import TimedOut, Unavailable
+from alexnet_client.errors import BadInput, TimedOut, Unavailable
 from alexnet_client.images import BLANK_FILE
 from alexnet_client.transport import Transport
 
@@ -51,17 +52,20 @@ async def wait_until_serving(
 
 
 async def probe(transport: Transport, model: str, deadline: Deadline) -> None:
-    """Have the model answer one blank request.
+    """Have the model answer one blank request; that it refuses the blank for what it is proves its life as well.
 
     Raises:
-        ClientError: it did not answer well.
+        ClientError: it did not answer, or failed.
     """
     if not await transport.model_ready(model, deadline):
         raise Unavailable(f"{transport.target}: {model} is not ready")
     metadata = await transport.model_metadata(model, deadline)
+    if any(tensor.datatype not in (*codec.DTYPES, "BYTES") for tensor in metadata.inputs):
+        return  # numpy has no such type, so its word must do
     inputs = {tensor.name: _blank(tensor.datatype, tensor.shape) for tensor in metadata.inputs}
     request = codec.encode_request(model, inputs, [tensor.name for tensor in metadata.outputs])
-    codec.decode_response(await transport.infer(request, deadline))
+    with suppress(BadInput):  # somebody's model may read bytes that are no image
+        codec.decode_response(await transport.infer(request, deadline))
 
 
 def _blank(datatype: str, shape: Sequence[int]) -> codec.Array:

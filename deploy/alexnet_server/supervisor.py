@@ -17,7 +17,7 @@ from alexnet_client.errors import ClientError
 from alexnet_server.command import ServerOptions
 from alexnet_server.errors import LaunchError
 from alexnet_server.health import Health, serving
-from alexnet_server.launcher import Companion, Server, check_command, start
+from alexnet_server.launcher import Companion, Server, check, check_command, start
 from alexnet_server.pulse import Pulse
 from alexnet_server.ready import wait_until_serving
 from alexnet_server.watch import Look, RestartPolicy, Watch
@@ -88,6 +88,7 @@ class Supervisor:
         """
         if command:
             check_command(command)
+        check(self._options)  # before anything is touched that a server which runs already may own
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -129,11 +130,13 @@ class Supervisor:
                 return
             await self._prepare_restart(fault, words, served_s)
             if self._stop.is_set():
-                return
+                raise LaunchError(f"stopped while Triton did not serve: {fault}")
 
     async def _start(self, key: str) -> Server:
         began_s = time.monotonic()
         self._started += 1
+        if self._started > 1:
+            check(self._options, again=True)
         self._server = server = start(self._options, admin_key=key, number=self._started, log=self._log)
         tightening = asyncio.create_task(self._tighten(server))
         try:
@@ -176,6 +179,8 @@ class Supervisor:
                 self._health.say(state="ready" if verdict.ready else "unready", reason=verdict.reason)
                 if verdict.fatal:
                     return verdict.reason
+                if gathering.done():
+                    gathering.result()  # a fault of ours must not leave Triton unwatched in silence
                 await self._pause(LOOK_EVERY_S)
             return ""
         finally:

@@ -139,6 +139,17 @@ def test_the_key_is_in_a_file_of_its_owner_alone_in_no_log_and_gone_after_the_st
     assert not path.exists()
 
 
+def test_a_second_launcher_on_the_same_port_leaves_the_key_of_the_first_alone(open_server, repository):
+    server = open_server[0]
+    key = key_file(server.target).read_text()
+    command = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository)]
+    command += ["--grpc-port", server.target.split(":")[1], "--health-port", str(server.health_port)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert f"(health): taken by python3 (pid {server.process.pid})" in done.stderr.replace("python (", "python3 (")
+    assert key_file(server.target).read_text() == key
+
+
 def test_shared_memory_with_images_in_it_is_the_owners_alone(open_server):
     regions = list(Path("/dev/shm").glob(f"alexnet_{open_server[0].process.pid}_*"))
     assert len(regions) >= 2, "one for each backend process"

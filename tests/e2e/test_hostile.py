@@ -184,6 +184,7 @@ def hostile_request(
 def test_requests_that_are_well_formed_and_wrong(unharmed, channel):
     counted["requests"] = 0
     hostile_request(channel)
+    assert counted["requests"] >= 400
     unharmed("well-formed wrong requests", counted["requests"])
 
 
