@@ -1,6 +1,7 @@
 """Asynchronous gRPC client for an image classifier served by NVIDIA Triton."""
 
-from alexnet_client.client import BatchAnswer, Classification, Client, Guess, ModelSignature
+from alexnet_client.answers import BatchAnswer, Classification, Guess, ModelSignature
+from alexnet_client.client import Client
 from alexnet_client.errors import (
     BadInput,
     ClientError,

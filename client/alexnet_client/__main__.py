@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_client.client import DEFAULT_TARGET, Classification, Client
+from alexnet_client.answers import Classification
+from alexnet_client.client import DEFAULT_TARGET, Client
 from alexnet_client.errors import ClientError, ImageError
 from alexnet_client.evaluate import Answered, Evaluation, evaluate_folder
 

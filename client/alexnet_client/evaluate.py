@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.progress import track
 
-from alexnet_client.client import Classification, Client
+from alexnet_client.answers import Classification
+from alexnet_client.client import Client
 from alexnet_client.errors import BadInput, ImageError
 from alexnet_client.images import SUFFIXES, load_pixels
 

@@ -69,16 +69,6 @@ def serve(
     A Triton that ends, loses a backend process or executes nothing any more is started again. Exits with the exit code
     of the command, or with Triton's.
     """
-
-    def tell(event: Serving | Restarting) -> None:
-        if isinstance(event, Restarting):
-            when = f"in {event.delay_s:g} s " if event.delay_s else ""
-            _complain(f"{event.reason}. Starting Triton again {when}({event.restart} of {event.limit})")
-        elif event.restarts or not context.args:
-            where = ", ".join(f"{purpose} {address}:{port}" for purpose, port in options.ports.items())
-            again = " again" if event.restarts else ""
-            console.print(f"Serving{again} {', '.join(event.models)}: {where}. Ctrl-C stops.", soft_wrap=True)
-
     try:
         options = ServerOptions(
             repository,
@@ -102,7 +92,7 @@ def serve(
             policy=RestartPolicy(limit=max_restarts),
             probe_every_s=probe_interval,
             hung_after_s=hang_timeout,
-            on_event=tell,
+            on_event=lambda event: _tell(event, options, quiet=bool(context.args)),
         )
         code = asyncio.run(supervisor.run(context.args))
     except LaunchError as error:
@@ -110,6 +100,17 @@ def serve(
     if not context.args:
         console.print("Triton has stopped." if code == 0 else f"Triton was killed, exit code {code}.")
     raise typer.Exit(code)
+
+
+def _tell(event: Serving | Restarting, options: ServerOptions, *, quiet: bool) -> None:
+    """Say what happens; ``quiet``: a command of the user's has the terminal, so only what is wrong and mended is said."""
+    if isinstance(event, Restarting):
+        when = f"in {event.delay_s:g} s " if event.delay_s else ""
+        _complain(f"{event.reason}. Starting Triton again {when}({event.restart} of {event.limit})")
+    elif event.restarts or not quiet:
+        where = ", ".join(f"{purpose} {options.address}:{port}" for purpose, port in options.ports.items())
+        again = " again" if event.restarts else ""
+        console.print(f"Serving{again} {', '.join(event.models)}: {where}. Ctrl-C stops.", soft_wrap=True)
 
 
 @app.command()

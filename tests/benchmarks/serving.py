@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -132,7 +131,6 @@ async def growth(client: Client, images: np.ndarray) -> Row:
             worst = min(worst, rates[in_flight][-1] / best)
         falls.append(worst)
     medians = {in_flight: statistics.median(each) for in_flight, each in rates.items()}
-    assert all(a < b for a, b in pairwise(IN_FLIGHT))
     figures = ", ".join(f"{in_flight}: {rate:.0f}" for in_flight, rate in medians.items()) + " images/s"
     return spread(
         "int8: throughput from 1 to 64 in flight, worst fall", "step / best", falls, goal=0.95, figures=figures

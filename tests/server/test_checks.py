@@ -29,7 +29,7 @@ def repository(tmp_path) -> Path:
 def test_this_machine_passes_every_check(repository, free_port):
     options = ServerOptions(repository, grpc_port=free_port(), metrics_port=free_port(), http_port=free_port())
     found = list(checks.check_all(options))
-    assert len(found) == 11
+    assert len(found) == 12
     assert not [check for check in found if not check.ok]
 
 
