@@ -46,7 +46,7 @@ def test_export_publishes_the_next_version_and_says_where(saved, tmp_path):
     assert (report["version"], report["precision"]) == (1, "fp32")
     assert report["variants"][0]["images"] >= 500
     assert (tmp_path / "alexnet/1/model.onnx").exists()
-    assert f"Published {tmp_path}/alexnet/1 (fp32)" in result.stdout.replace("\n", "")
+    assert f"Published {tmp_path}/alexnet/1 (fp32)" in result.stdout.splitlines()
     assert "max |Δlogit|" in result.stdout
 
 

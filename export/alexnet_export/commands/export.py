@@ -93,7 +93,7 @@ def _show(exported: Exported) -> dict[str, Any]:
         )
     if exported.winner.name == "fp16":
         console.print("Half precision is for GPUs: serve it with --config-name gpu.")
-    console.print(f"Published {exported.release.directory} ({exported.winner.name})")
+    console.print(f"Published {exported.release.directory} ({exported.winner.name})", soft_wrap=True)  # a path to copy
     return {
         "version": exported.release.version,
         "directory": str(exported.release.directory),
