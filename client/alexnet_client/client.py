@@ -142,6 +142,8 @@ class Client:
         return BatchAnswer(tensors[LOGITS], tensors[PROBABILITIES], response.model_version)
 
     async def _signature_by(self, deadline: Deadline) -> ModelSignature:
+        if self._signature is not None:
+            return self._signature
         async with self._asking:
             if self._signature is None:
                 self._signature = await self._ask_signature(deadline)

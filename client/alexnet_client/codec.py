@@ -7,6 +7,7 @@ classification extension.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -87,11 +88,17 @@ def encode_pixels(model: str, name: str, array: Array, outputs: Sequence[str]) -
     """
     if array.dtype == object:
         return encode_request(model, {name: array}, outputs).SerializeToString()  # type: ignore[no-any-return]
-    request = encode_request(model, {name: np.empty(0, array.dtype)}, outputs)
+    head = _head(model, name, array.dtype, array.shape, tuple(outputs))
+    return b"".join((head, _varint(array.nbytes), np.ascontiguousarray(array).data))
+
+
+@lru_cache(maxsize=1024)
+def _head(model: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], outputs: tuple[str, ...]) -> bytes:
+    """All of a request that is the same for every tensor of that shape, up to the tag of its contents."""
+    request = encode_request(model, {name: np.empty(0, dtype)}, outputs)
     del request.raw_input_contents[:]
-    request.inputs[0].shape[:] = array.shape
-    head = request.SerializeToString()
-    return b"".join((head, _RAW_CONTENTS, _varint(array.nbytes), np.ascontiguousarray(array).data))
+    request.inputs[0].shape[:] = shape
+    return bytes(request.SerializeToString()) + _RAW_CONTENTS
 
 
 _RAW_CONTENTS = bytes([service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])

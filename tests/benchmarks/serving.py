@@ -187,10 +187,10 @@ async def encoded(client: Client, raw: Raw) -> Row:
                 count += sum(1 for _ in pool.map(load_pixels, [content] * 64))
             decoding, inference = count / (time.perf_counter() - began), raw.rate(SECONDS)
             bound = 1 / (1 / decoding + 1 / inference)
-            found = await closed_loop(lambda caller: client.infer(batch), images=1, in_flight=32, seconds=2 * SECONDS)
+            found = await closed_loop(lambda caller: client.infer(batch), images=1, in_flight=64, seconds=2 * SECONDS)
             ratios.append(found.rate / bound)
             figures = f"{found.rate:.0f} of {bound:.0f} images/s (decoding alone {decoding:.0f}, 500 x 375 JPEG)"
-    return spread("int8: image files, 32 in flight", "served / (decode + raw)", ratios, goal=0.9, figures=figures)
+    return spread("int8: image files, 64 in flight", "served / (decode + raw)", ratios, goal=0.9, figures=figures)
 
 
 def spread(name: str, sides: str, ratios: Sequence[float], **more: Any) -> Row:

@@ -53,6 +53,7 @@ def test_nothing_that_matters_is_left_to_a_default(config):
     ]
     assert config.HasField("dynamic_batching")
     assert config.parameters["session.intra_op.allow_spinning"].string_value == "0"
+    assert config.parameters["enable_mem_pattern"].string_value == "0"
     assert {sample.batch_size for sample in config.model_warmup} == {1, 64}
 
 
