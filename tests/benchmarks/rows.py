@@ -65,16 +65,11 @@ def ratio_row(name: str, sides: str, ours: Sequence[float], theirs: Sequence[flo
 
 def table_of(rows: Sequence[Row], title: str) -> Table:
     """The rows for a person."""
-    table = Table("figure", "found", "middle half", "goal", "verdict", "sides", title=title)
+    table = Table("figure", "found (middle half)", "goal", "verdict", title=title)
     for row in rows:
         goal = "" if row.goal is None else f"{'at most' if row.at_most else 'at least'} {row.goal:g}"
         colour = {"missed": "red", "reached": "green", "undecided": "yellow"}.get(row.verdict, "")
-        table.add_row(
-            row.name,
-            f"{row.ratio:.2f} {row.unit}",
-            f"{row.low:.2f} - {row.high:.2f}",
-            goal,
-            Text(row.verdict, style=colour),
-            row.figures or row.sides,
-        )
+        middle_half = f" ({row.low:.2f} - {row.high:.2f})" if row.runs > 1 else ""
+        found = f"{row.ratio:.2f} {row.unit}{middle_half}"
+        table.add_row(f"{row.name}\n  {row.figures or row.sides}".rstrip(), found, goal, Text(row.verdict, style=colour))
     return table
