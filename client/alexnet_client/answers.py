@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_client.codec import DTYPES
+from alexnet_client.errors import BadInput
 from alexnet_client.images import BLANK_FILE
 
 
@@ -15,7 +18,7 @@ from alexnet_client.images import BLANK_FILE
 class ModelSignature:
     """What the server says of a model: its one input, its classes and the largest batch it accepts.
 
-    ``encoded``: it reads image files instead of pixels.
+    ``datatype`` of the input is the protocol's name of it.
     """
 
     input_name: str
@@ -23,7 +26,23 @@ class ModelSignature:
     classes: int
     max_batch_size: int
     versions: tuple[str, ...]
-    encoded: bool = False
+    datatype: str = "UINT8"
+
+    @property
+    def encoded(self) -> bool:
+        """Whether it reads image files instead of pixels."""
+        return self.datatype == "BYTES"
+
+    def check(self, images: npt.NDArray[Any]) -> None:
+        """Raises ``BadInput`` for a batch that the model cannot read: the server would refuse others along with it."""
+        wanted = [size if size > 0 else "N" for size in self.input_shape]
+        dtype = np.dtype(object) if self.encoded else DTYPES.get(self.datatype)
+        shape_fits = images.ndim == len(wanted) and all(
+            size in ("N", found) for size, found in zip(wanted, images.shape, strict=True)
+        )
+        if not shape_fits or not len(images) or images.dtype != dtype:
+            kind = "file contents (dtype object)" if self.encoded else self.datatype.lower()
+            raise BadInput(f"a batch is {kind} {wanted}, this one is {images.dtype} {list(images.shape)}")
 
     def blank(self) -> npt.NDArray[Any]:
         """A batch of one image with nothing on it, to ask the model with."""
@@ -75,3 +94,12 @@ class BatchAnswer:
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
     model_version: str
+
+    @classmethod
+    def joined(cls, parts: Sequence[BatchAnswer]) -> BatchAnswer:
+        """The rows of all, in order; if the release was switched meanwhile, the versions are joined too: "1+2"."""
+        return cls(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            "+".join(dict.fromkeys(part.model_version for part in parts)),
+        )

@@ -20,6 +20,10 @@ class Overloaded(ClientError):
     """The server is alive and refuses work for now (full queue, expired queue timeout): back off, then retry."""
 
 
+class QueueFull(Overloaded):
+    """Too much waits in this process already: send less, or let the call wait for room."""
+
+
 class TimedOut(ClientError):
     """The deadline passed before the answer came."""
 

@@ -5,24 +5,16 @@ Everything above this module catches ``alexnet_client.errors``; ``error_from_sta
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from alexnet_client.connection import Connection
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, ClientError, Closed, Overloaded, ServerFault, TimedOut, Unavailable
-
-MAX_MESSAGE_BYTES = 256 * 2**20
-"""gRPC's default of 4 MiB is less than 28 images; the largest batch of 64 has 9.6 MB."""
-
-CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.enable_retries", 0),  # gRPC's own retries would hide attempts from the deadline and the metrics
-    ("grpc.enable_http_proxy", 0),  # a proxy set for the web must not swallow calls to 127.0.0.1
-)
 
 _OVERLOAD = ("exceeds maximum queue size", "request timeout expired")
 """Triton 2.51 says UNAVAILABLE for a full queue and for an expired queue timeout: only the text tells them from a
@@ -65,25 +57,37 @@ def _unavailable(said: str, target: str) -> ClientError:
     return Unavailable(f"{target}: no server answers there, or it is stopping; start one or check the address ({said})")
 
 
-class Transport:
-    """One channel to one server. Made inside a running event loop; must be closed."""
+def _to_bytes(request: service_pb2.ModelInferRequest | bytes) -> bytes:
+    return request if isinstance(request, bytes) else bytes(request.SerializeToString())
 
-    def __init__(self, target: str) -> None:
-        self.target = target
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._infer = self._channel.unary_unary(
-            "/inference.GRPCInferenceService/ModelInfer",
-            request_serializer=lambda request: request if isinstance(request, bytes) else request.SerializeToString(),
-            response_deserializer=service_pb2.ModelInferResponse.FromString,
-        )
+
+class Transport:
+    """One server, or several behind one of gRPC's names. Made inside a running event loop; must be closed."""
+
+    def __init__(self, target: str, connection: Connection | None = None) -> None:
+        self.target, connection = target, connection or Connection()
+        self._metadata = connection.metadata
+        self._channels = [connection.open(target) for _ in range(connection.channels)]
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels[0])
+        infer = [
+            channel.unary_unary(
+                "/inference.GRPCInferenceService/ModelInfer",
+                request_serializer=_to_bytes,
+                response_deserializer=service_pb2.ModelInferResponse.FromString,
+            )
+            for channel in self._channels
+        ]
+        self._infer = itertools.cycle(infer)
         self._closed = False
 
     async def infer(
-        self, request: service_pb2.ModelInferRequest | bytes, deadline: Deadline
+        self,
+        request: service_pb2.ModelInferRequest | bytes,
+        deadline: Deadline,
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> service_pb2.ModelInferResponse:
         """Run one inference request, a message or its bytes; raises ``ClientError``."""
-        return await self._call(self._infer, request, deadline)
+        return await self._call(next(self._infer), request, deadline, metadata)
 
     async def ready(self, deadline: Deadline) -> bool:
         """Whether the server and all its models are ready."""
@@ -110,14 +114,17 @@ class Transport:
     async def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
         self._closed = True
-        await self._channel.close(None)
+        for channel in self._channels:
+            await channel.close(None)
 
-    async def _call(self, method: Any, request: Any, deadline: Deadline) -> Any:
+    async def _call(
+        self, method: Any, request: Any, deadline: Deadline, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Any:
         if self._closed:
             raise Closed(f"{self.target}: this client is closed")
         left = deadline.remaining_s("waiting to send")
         try:
-            return await method(request, timeout=left)
+            return await method(request, timeout=left, metadata=(*self._metadata, *metadata) or None)
         except grpc.aio.AioRpcError as error:
             raise error_from_status(error.code(), error.details() or "", self.target, deadline.timeout_s) from error
         except grpc.aio.UsageError as error:

@@ -71,5 +71,7 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
         colour = {"missed": "red", "reached": "green", "undecided": "yellow"}.get(row.verdict, "")
         middle_half = f" ({row.low:.2f} - {row.high:.2f})" if row.runs > 1 else ""
         found = f"{row.ratio:.2f} {row.unit}{middle_half}"
-        table.add_row(f"{row.name}\n  {row.figures or row.sides}".rstrip(), found, goal, Text(row.verdict, style=colour))
+        table.add_row(
+            f"{row.name}\n  {row.figures or row.sides}".rstrip(), found, goal, Text(row.verdict, style=colour)
+        )
     return table

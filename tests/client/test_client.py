@@ -90,12 +90,15 @@ async def test_the_deadline_covers_the_whole_call(scripted):
         assert 0.4 < time.monotonic() - started < 5
 
 
-async def test_many_callers_at_once_ask_for_the_labels_once(scripted):
+async def test_many_callers_at_once_share_requests_and_ask_for_the_labels_once(scripted):
     server, target = scripted
     async with Client(target) as client:
         answers = await asyncio.gather(*(client.classify(image(number % 3)) for number in range(20)))
     assert [answer.top[0].index for answer in answers] == [number % 3 for number in range(20)]
-    assert len(server.requests) == 20 + 1
+    sizes = [len(request.raw_input_contents[0]) // image(0).nbytes for request in server.requests]
+    assert sum(sizes) == 20 + 1
+    assert max(sizes) == 8, "the server takes no more at a time"
+    assert len(sizes) < 10
 
 
 async def test_ready_is_proved_by_an_answer(scripted):

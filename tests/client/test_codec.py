@@ -126,7 +126,7 @@ def test_bytes_are_sent_with_their_lengths_and_read_back():
 def test_the_wires_bytes_are_the_message(array, swapped):
     array = array.swapaxes(0, 1) if swapped else array  # also one that does not lie in one piece
     message = codec.encode_request("m", {"image": array}, ["a", "b"])
-    assert service_pb2.ModelInferRequest.FromString(codec.encode_pixels("m", "image", array, ["a", "b"])) == message
+    assert service_pb2.ModelInferRequest.FromString(codec.encode_batch("m", "image", [array], ["a", "b"])) == message
 
 
 def test_a_large_tensor_a_list_of_files_and_a_wrong_type():
@@ -134,6 +134,6 @@ def test_a_large_tensor_a_list_of_files_and_a_wrong_type():
     files = np.array([[b"one"], [b"two"]], object)
     for array in (large, files):
         message = codec.encode_request("m", {"x": array}, ["y"])
-        assert service_pb2.ModelInferRequest.FromString(codec.encode_pixels("m", "x", array, ["y"])) == message
+        assert service_pb2.ModelInferRequest.FromString(codec.encode_batch("m", "x", [array], ["y"])) == message
     with pytest.raises(BadInput, match="dtype complex128 cannot be sent"):
-        codec.encode_pixels("m", "x", np.zeros(2, complex), ["y"])
+        codec.encode_batch("m", "x", [np.zeros(2, complex)], ["y"])

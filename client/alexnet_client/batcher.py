@@ -1,0 +1,204 @@
+"""Single images from many tasks leave as one request. The asyncio shell around ``batching.decide``."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from alexnet_client.answers import BatchAnswer
+from alexnet_client.batching import BatchOptions, Sleep, Waiting, decide
+from alexnet_client.codec import Array
+from alexnet_client.deadline import Deadline
+from alexnet_client.errors import BadInput, ClientError, Closed, ServerFault, TimedOut
+from alexnet_client.events import BatchSent, Listener
+from alexnet_client.room import Room
+
+SendParts = Callable[[Sequence[Array], Deadline], Awaitable[BatchAnswer]]
+"""Sends the parts as one request, in order, and gives the rows of all."""
+LATEST = 0.2
+"""Share of a new latency in the running mean."""
+
+
+@dataclass(eq=False, slots=True)
+class Caller:
+    """One who waits: images, when nobody will wait any more, and where the answer goes."""
+
+    part: Array
+    deadline: Deadline
+    waiting: Waiting
+    answer: asyncio.Future[BatchAnswer]
+
+
+class Batcher:
+    """A bounded queue in front of ``send``. Belongs to one event loop.
+
+    Args:
+        send: sends a batch.
+        options: sizes and delays; may be changed, such as when the server has said what it takes.
+        capacity: how many batches may be in flight now.
+        on_event: told of each batch.
+    """
+
+    def __init__(
+        self, send: SendParts, *, options: BatchOptions, capacity: Callable[[], int], on_event: Listener
+    ) -> None:
+        self._send, self.options, self._capacity, self._on_event = send, options, capacity, on_event
+        self._queue: deque[Caller] = deque()
+        self._room = Room(options.max_queue_images, options.max_queue_bytes, wait=options.wait_when_full)
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._latency_s = 0.0
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def queued(self) -> int:
+        """Images that wait."""
+        return self._room.images
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that were sent and are not answered."""
+        return len(self._in_flight)
+
+    async def submit(self, part: Array, deadline: Deadline) -> BatchAnswer:
+        """The answers for some images, which travel together and with those of other callers.
+
+        Args:
+            part: at most as many images as fit a request, the batch axis first. It is read when the batch leaves.
+            deadline: of the caller.
+
+        Raises:
+            ClientError: this caller's own; others of the batch have theirs.
+        """
+        if self._closed:
+            raise Closed("this client is closed")
+        images, nbytes = len(part), part.nbytes
+        await self._room.take(images, nbytes, deadline)
+        loop = asyncio.get_running_loop()
+        caller = Caller(part, deadline, Waiting(images, time.monotonic(), deadline.at), loop.create_future())
+        self._queue.append(caller)
+        self._wake()
+        try:
+            async with asyncio.timeout(max(0.0, deadline.at - deadline.clock())):
+                return await caller.answer
+        except TimeoutError:
+            raise TimedOut(f"no answer within {deadline.timeout_s:g} s") from None
+        finally:
+            if caller in self._queue:  # it was cancelled or timed out before it left
+                self._queue.remove(caller)
+                self._room.give(images, nbytes)
+
+    async def close(self) -> None:
+        """Fail who waits, cancel what is in flight."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        _fail(self._queue, Closed("this client is closed"))
+        for task in self._in_flight:
+            task.cancel()
+        await asyncio.gather(*self._in_flight, return_exceptions=True)
+
+    def _wake(self) -> None:
+        """Decide once all tasks that can run now have had their turn: callers who come together leave together."""
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while not self._closed:
+            step = decide(
+                (caller.waiting for caller in self._queue),
+                time.monotonic(),
+                in_flight=self.in_flight,
+                limit=self._capacity(),
+                service_s=self._latency_s,
+                options=self.options,
+            )
+            if isinstance(step, Sleep):
+                if step.until_s < math.inf:
+                    self._timer = asyncio.get_running_loop().call_at(step.until_s, self._flush)
+                return
+            self._dispatch([self._queue.popleft() for _ in range(step.count)])
+
+    def _dispatch(self, batch: list[Caller]) -> None:
+        now_s = time.monotonic()
+        images = sum(each.waiting.images for each in batch)
+        self._room.give(images, sum(each.part.nbytes for each in batch))
+        self._on_event(BatchSent(images, tuple(now_s - each.waiting.since_s for each in batch)))
+        task = asyncio.create_task(self._deliver(batch))
+        self._in_flight.add(task)
+
+        waiting = len(batch)
+
+        def abandon(_: asyncio.Future[BatchAnswer]) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:  # if it is still in flight, nobody waits for it any more
+                task.cancel()
+
+        def done(_: asyncio.Task[None]) -> None:
+            self._in_flight.discard(task)
+            self._wake()
+
+        for each in batch:
+            each.answer.add_done_callback(abandon)
+        task.add_done_callback(done)
+
+    async def _deliver(self, batch: list[Caller]) -> None:
+        """Send a batch and give each caller its rows, or an exception of its own."""
+        try:
+            answer = await self._rows(batch)
+        except BadInput as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+            else:  # one of them is wrong; alone, only that one is refused
+                await asyncio.gather(*(self._deliver([each]) for each in batch if not each.answer.done()))
+        except ClientError as error:
+            _fail(batch, error)
+        except asyncio.CancelledError:
+            _fail(batch, Closed("this client is closed"))
+            raise
+        except Exception as error:
+            _fail(batch, ServerFault(f"the client itself failed: {error!r}"))
+            raise
+        else:
+            _hand_out(batch, answer)
+
+    async def _rows(self, batch: Sequence[Caller]) -> BatchAnswer:
+        """The rows of all callers, counted before any is handed out."""
+        latest = max((each.deadline for each in batch), key=lambda deadline: deadline.at)
+        began_s = time.monotonic()
+        answer = await self._send([each.part for each in batch], latest)
+        images = sum(each.waiting.images for each in batch)
+        if len(answer.logits) != images:
+            raise ServerFault(f"the answer has {len(answer.logits)} rows for {images} images")
+        self._latency_s += LATEST * (time.monotonic() - began_s - self._latency_s)
+        return answer
+
+
+def _hand_out(batch: Sequence[Caller], answer: BatchAnswer) -> None:
+    start = 0
+    for each in batch:
+        end = start + each.waiting.images
+        if not each.answer.done():
+            rows = BatchAnswer(answer.logits[start:end], answer.probabilities[start:end], answer.model_version)
+            each.answer.set_result(rows)
+        start = end
+
+
+def _fail(batch: Sequence[Caller], error: ClientError) -> None:
+    """An exception of its own for each caller: one that is raised in several tasks collects all their tracebacks."""
+    for each in batch:
+        if not each.answer.done():
+            own = type(error)(*error.args)
+            own.__cause__ = error
+            each.answer.set_exception(own)

@@ -1,0 +1,56 @@
+"""Decoding off the event loop: a bounded pool of threads, and no more images in memory than it can work on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from alexnet_client.codec import Array
+from alexnet_client.deadline import Deadline
+from alexnet_client.errors import BadInput, TimedOut
+from alexnet_client.images import ImageSource, load_pixels, read_file
+
+
+class Decoders:
+    """Threads that make pixels of images; Pillow lets go of the interpreter while it works.
+
+    Args:
+        threads: how many; 0 for one a processor.
+    """
+
+    def __init__(self, threads: int = 0) -> None:
+        if threads < 0:
+            raise BadInput(f"decoders must not be negative, got {threads}")
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool: ThreadPoolExecutor | None = None  # made when it is needed: pixels need none
+        self._places = asyncio.Semaphore(2 * self._threads)
+
+    async def load(self, image: ImageSource, *, encoded: bool, deadline: Deadline) -> Array:
+        """A batch of the one image: uint8 [1, 224, 224, 3], or its file's bytes if the server decodes.
+
+        Raises:
+            ImageError: it cannot be read.
+            TimedOut: the deadline passed first.
+        """
+        if isinstance(image, np.ndarray) and not encoded:
+            return load_pixels(image)[np.newaxis]
+        if encoded and isinstance(image, bytes):
+            return np.array([[image]], object)
+        try:
+            async with asyncio.timeout(deadline.remaining_s("waiting to decode")), self._places:
+                loop = asyncio.get_running_loop()
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="alexnet-client-decode")
+                if encoded:
+                    return np.array([[await loop.run_in_executor(self._pool, read_file, image)]], object)
+                return (await loop.run_in_executor(self._pool, load_pixels, image))[np.newaxis]
+        except TimeoutError:
+            raise TimedOut(f"the deadline of {deadline.timeout_s:g} s passed while decoding") from None
+
+    def close(self) -> None:
+        """End the threads once they have finished what they do."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)

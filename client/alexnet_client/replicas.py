@@ -1,0 +1,192 @@
+"""Which replica gets a request, and which ones get none for a while. Pure: the clock and the dice are given.
+
+Of two random usable replicas the one with fewer requests outstanding is taken: nearly as even as asking all of them, and
+callers who decide at the same time do not all run to the same one. Source: Mitzenmacher, "The power of two choices in
+randomized load balancing", 2001.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+from alexnet_client.errors import ClientError, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.limit import AdaptiveLimit, LimitRange
+
+FAULTS_IN_A_ROW = 3
+"""So many faults in a row take a replica out; a single "unavailable" does: it is dead or stopping."""
+SILENCE_S = 1.0
+"""A request that times out or is given up takes a replica out if that has not answered anything for so long, seconds, and
+for twice its slowest answer: the caller was not merely impatient."""
+FORGET = 0.99
+"""Share of the slowest latency that is left after each answer."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 4.0
+"""An ejected replica is probed after this time, seconds, and after twice as long each time the probe fails."""
+
+
+@dataclass(eq=False)
+class Replica:
+    """One server and what is known of it.
+
+    Attributes:
+        address: host:port.
+        limit: of its requests in flight.
+        outstanding: requests sent to it and not answered.
+        faults: in a row.
+        silent_since_s: since when it owes an answer and has given none.
+        slowest_s: of its latencies lately, seconds.
+        pause_s: how long it is left alone when it is ejected next, seconds.
+        probe_s: when an ejected one is to be probed, on the set's clock; None while it is in use.
+        last_error: what it said last that was wrong.
+    """
+
+    address: str
+    limit: AdaptiveLimit
+    outstanding: int = 0
+    faults: int = 0
+    silent_since_s: float | None = None
+    slowest_s: float = 0.0
+    pause_s: float = FIRST_PAUSE_S
+    probe_s: float | None = None
+    last_error: ClientError | None = field(default=None, repr=False)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it gets requests."""
+        return self.probe_s is None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may get one more now."""
+        return self.outstanding < self.limit.limit
+
+
+class ReplicaSet:
+    """The replicas, in use and ejected.
+
+    Args:
+        addresses: host:port of each.
+        most_in_flight: bounds each one's limit.
+        clock: seconds.
+        chance: source of randomness.
+        on_ejected: told when one is taken out.
+    """
+
+    def __init__(
+        self,
+        addresses: Iterable[str],
+        *,
+        most_in_flight: int,
+        clock: Callable[[], float],
+        chance: random.Random,
+        on_ejected: Callable[[Replica], None] = lambda replica: None,
+    ) -> None:
+        self._bounds, self._clock, self._chance = LimitRange(most=most_in_flight), clock, chance
+        self._on_ejected = on_ejected
+        self._replicas: dict[str, Replica] = {}
+        self.update(addresses)
+
+    @property
+    def all(self) -> list[Replica]:
+        """Every one, ejected or not."""
+        return list(self._replicas.values())
+
+    @property
+    def usable(self) -> list[Replica]:
+        """Those in use."""
+        return [each for each in self._replicas.values() if each.usable]
+
+    @property
+    def capacity(self) -> int:
+        """Requests that may be in flight in all; at least one, which will say what is wrong if nothing is in use."""
+        return max(1, sum(each.limit.limit for each in self.usable))
+
+    def update(self, addresses: Iterable[str]) -> tuple[list[Replica], list[Replica]]:
+        """Make these addresses the set; those that stay keep what is known of them. Returns the new and the gone."""
+        wanted = dict.fromkeys(addresses)
+        gone = [each for address, each in self._replicas.items() if address not in wanted]
+        new = [Replica(each, AdaptiveLimit(self._bounds)) for each in wanted if each not in self._replicas]
+        known = self._replicas | {each.address: each for each in new}
+        self._replicas = {address: known[address] for address in wanted}
+        return new, gone
+
+    def choose(self, *, without: Collection[Replica] = ()) -> Replica:
+        """The replica for the next request, not one of ``without`` if there is another.
+
+        Raises:
+            Unavailable: all are ejected; the text names them and what each said last.
+        """
+        usable = self.usable
+        if not usable:
+            raise Unavailable(self.epitaph())
+        usable = [each for each in usable if each not in without] or usable
+        usable = [each for each in usable if each.has_room] or usable
+        pair = self._chance.sample(usable, min(2, len(usable)))
+        return min(pair, key=lambda each: each.outstanding)
+
+    def sent(self, replica: Replica) -> None:
+        """It was sent a request; ``ended`` must follow."""
+        replica.outstanding += 1
+        if replica.silent_since_s is None:
+            replica.silent_since_s = self._clock()
+
+    def ended(self, replica: Replica) -> None:
+        """A request that was sent is over, whatever became of it."""
+        replica.outstanding -= 1
+
+    def answered(self, replica: Replica, latency_s: float, *, images: int, in_flight: int) -> None:
+        """It answered well after ``latency_s``; ``in_flight`` requests were at it when this one was sent."""
+        self._spoke(replica)
+        replica.faults, replica.pause_s = 0, FIRST_PAUSE_S
+        replica.slowest_s = max(latency_s, FORGET * replica.slowest_s)
+        replica.limit.answered(latency_s, images=images, in_flight=in_flight, now_s=self._clock())
+
+    def failed(self, replica: Replica, error: ClientError) -> None:
+        """It answered with an error, or not at all."""
+        now_s = self._clock()
+        replica.last_error = error
+        silent_since_s = replica.silent_since_s
+        if not isinstance(error, TimedOut):
+            self._spoke(replica)
+        match error:
+            case Overloaded():
+                replica.limit.refused(now_s)
+                return
+            case Unavailable():
+                dead = True
+            case ServerFault():
+                replica.faults += 1
+                dead = replica.faults >= FAULTS_IN_A_ROW
+            case TimedOut():
+                patience_s = max(SILENCE_S, 2 * replica.slowest_s)
+                dead = silent_since_s is not None and now_s - silent_since_s >= patience_s
+            case _:
+                return  # the caller's mistake, well answered
+        # The last one that speaks at all is kept: a server that sometimes fails is better than none.
+        last = self.usable == [replica] and not isinstance(error, Unavailable)
+        if dead and replica.usable and not last:
+            replica.probe_s = now_s + replica.pause_s
+            self._on_ejected(replica)
+
+    def due(self) -> list[Replica]:
+        """The ejected ones that are to be probed now."""
+        now_s = self._clock()
+        return [each for each in self._replicas.values() if each.probe_s is not None and each.probe_s <= now_s]
+
+    def probed(self, replica: Replica, error: ClientError | None) -> None:
+        """What came of a probe: back in use, or left alone for longer."""
+        if error is None:
+            replica.probe_s, replica.faults, replica.silent_since_s = None, 0, None
+            return
+        replica.last_error = error
+        replica.pause_s = min(2 * replica.pause_s, LONGEST_PAUSE_S)
+        replica.probe_s = self._clock() + replica.pause_s
+
+    def _spoke(self, replica: Replica) -> None:
+        replica.silent_since_s = self._clock() if replica.outstanding > 1 else None
+
+    def epitaph(self) -> str:
+        """Every replica and what was wrong with it last."""
+        each = "; ".join(str(replica.last_error or f"{replica.address}: not asked yet") for replica in self.all)
+        return each if len(self._replicas) == 1 else f"none of {len(self._replicas)} replicas can be used: {each}"

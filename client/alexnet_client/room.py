@@ -1,0 +1,79 @@
+"""Room in a bounded queue, by items and by bytes: taken at once, or waited for in order until a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from alexnet_client.deadline import Deadline
+from alexnet_client.errors import QueueFull, TimedOut
+
+
+class Room:
+    """So many images and bytes may wait at a time; one caller may always, however large.
+
+    Args:
+        images, nbytes: the bounds.
+        wait: whether a caller waits for room, or else is refused.
+    """
+
+    def __init__(self, images: int, nbytes: int, *, wait: bool) -> None:
+        self._most = images, nbytes
+        self._wait = wait
+        self.images = self.nbytes = 0
+        self._waiters: deque[tuple[asyncio.Future[None], int, int]] = deque()
+
+    async def take(self, images: int, nbytes: int, deadline: Deadline) -> None:
+        """Take room; ``give`` must follow.
+
+        Raises:
+            QueueFull: there is none, and callers do not wait.
+            TimedOut: none was free in time.
+        """
+        if not self._waiters and self._fits(images, nbytes):
+            self._add(images, nbytes)
+            return
+        if not self._wait:
+            raise QueueFull(
+                f"{self.images} images ({self.nbytes:,} bytes) wait in this process already, the limits are "
+                f"{self._most[0]} and {self._most[1]:,}; send less, or let calls wait for room"
+            )
+        waiter = asyncio.get_running_loop().create_future(), images, nbytes
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(deadline.remaining_s("waiting for room in the queue")):
+                await waiter[0]
+        except TimeoutError:
+            raise TimedOut(
+                f"the deadline of {deadline.timeout_s:g} s passed while waiting for room in the queue"
+            ) from None
+        except asyncio.CancelledError:
+            if waiter[0].done() and not waiter[0].cancelled():
+                self.give(images, nbytes)  # room was given in the moment of the cancellation
+            raise
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                self._let_in()
+
+    def give(self, images: int, nbytes: int) -> None:
+        """Give room back."""
+        self.images -= images
+        self.nbytes -= nbytes
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiters and self._fits(*self._waiters[0][1:]):
+            future, images, nbytes = self._waiters.popleft()
+            if not future.done():
+                self._add(images, nbytes)
+                future.set_result(None)
+
+    def _fits(self, images: int, nbytes: int) -> bool:
+        if not self.images:
+            return True
+        return self.images + images <= self._most[0] and self.nbytes + nbytes <= self._most[1]
+
+    def _add(self, images: int, nbytes: int) -> None:
+        self.images += images
+        self.nbytes += nbytes
