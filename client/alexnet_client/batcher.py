@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from alexnet_client.answers import BatchAnswer
 from alexnet_client.batching import BatchOptions, Sleep, Waiting, decide
@@ -17,6 +18,11 @@ from alexnet_client.errors import BadInput, ClientError, Closed, ServerFault, Ti
 from alexnet_client.events import BatchSent, Listener
 from alexnet_client.room import Room
 
+if TYPE_CHECKING:  # tracing is optional: its package may be missing
+    from opentelemetry.trace import Span
+
+    from alexnet_client.tracing import Tracing
+
 SendParts = Callable[[Sequence[Array], Deadline], Awaitable[BatchAnswer]]
 """Sends the parts as one request, in order, and gives the rows of all."""
 LATEST = 0.2
@@ -25,12 +31,14 @@ LATEST = 0.2
 
 @dataclass(eq=False, slots=True)
 class Caller:
-    """One who waits: images, when nobody will wait any more, and where the answer goes."""
+    """One who waits: images, when nobody will wait any more, where the answer goes, and whether the images have left."""
 
     part: Array
     deadline: Deadline
     waiting: Waiting
     answer: asyncio.Future[BatchAnswer]
+    left: bool = False
+    span: Span | None = None
 
 
 class Batcher:
@@ -41,12 +49,20 @@ class Batcher:
         options: sizes and delays; may be changed, such as when the server has said what it takes.
         capacity: how many batches may be in flight now.
         on_event: told of each batch.
+        tracing: makes a span of each batch.
     """
 
     def __init__(
-        self, send: SendParts, *, options: BatchOptions, capacity: Callable[[], int], on_event: Listener
+        self,
+        send: SendParts,
+        *,
+        options: BatchOptions,
+        capacity: Callable[[], int],
+        on_event: Listener,
+        tracing: Tracing | None = None,
     ) -> None:
         self._send, self.options, self._capacity, self._on_event = send, options, capacity, on_event
+        self._tracing = tracing
         self._queue: deque[Caller] = deque()
         self._room = Room(options.max_queue_images, options.max_queue_bytes, wait=options.wait_when_full)
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -65,6 +81,11 @@ class Batcher:
         """Batches that were sent and are not answered."""
         return len(self._in_flight)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more images."""
+        return self._closed
+
     async def submit(self, part: Array, deadline: Deadline) -> BatchAnswer:
         """The answers for some images, which travel together and with those of other callers.
 
@@ -81,6 +102,8 @@ class Batcher:
         await self._room.take(images, nbytes, deadline)
         loop = asyncio.get_running_loop()
         caller = Caller(part, deadline, Waiting(images, time.monotonic(), deadline.at), loop.create_future())
+        if self._tracing is not None:
+            caller.span = self._tracing.caller()
         self._queue.append(caller)
         self._wake()
         try:
@@ -89,7 +112,7 @@ class Batcher:
         except TimeoutError:
             raise TimedOut(f"no answer within {deadline.timeout_s:g} s") from None
         finally:
-            if caller in self._queue:  # it was cancelled or timed out before it left
+            if not caller.left:  # it was cancelled or timed out before
                 self._queue.remove(caller)
                 self._room.give(images, nbytes)
 
@@ -131,6 +154,8 @@ class Batcher:
 
     def _dispatch(self, batch: list[Caller]) -> None:
         now_s = time.monotonic()
+        for each in batch:
+            each.left = True
         images = sum(each.waiting.images for each in batch)
         self._room.give(images, sum(each.part.nbytes for each in batch))
         self._on_event(BatchSent(images, tuple(now_s - each.waiting.since_s for each in batch)))
@@ -177,8 +202,13 @@ class Batcher:
         """The rows of all callers, counted before any is handed out."""
         latest = max((each.deadline for each in batch), key=lambda deadline: deadline.at)
         began_s = time.monotonic()
-        answer = await self._send([each.part for each in batch], latest)
         images = sum(each.waiting.images for each in batch)
+        parts = [each.part for each in batch]
+        if self._tracing is None:
+            answer = await self._send(parts, latest)
+        else:
+            with self._tracing.batch([each.span for each in batch if each.span is not None], images=images):
+                answer = await self._send(parts, latest)
         if len(answer.logits) != images:
             raise ServerFault(f"the answer has {len(answer.logits)} rows for {images} images")
         self._latency_s += LATEST * (time.monotonic() - began_s - self._latency_s)

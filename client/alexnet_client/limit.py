@@ -7,8 +7,9 @@ from dataclasses import dataclass
 TOLERANCE = 3.0
 """A replica that answers in less than this many times its best latency is not yet queueing what it cannot work on: one
 request is executed, one is on its way, one waits so that the replica never does."""
-FORGET = 1.002
-"""The best latency rises by this factor with each answer, so that a replica that became slower for good is believed."""
+LEARN = 0.2
+"""Share of a new latency in the best one, if the request was alone: then it waited for no other of ours, and a replica
+that became slower for good is believed."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class AdaptiveLimit:
             now_s: the time, seconds.
         """
         size = images.bit_length()
-        best_s = min(self._best_s.get(size, latency_s) * FORGET, latency_s)
+        best_s = self._best_s.get(size, latency_s)
+        best_s = best_s + LEARN * (latency_s - best_s) if in_flight == 1 else min(best_s, latency_s)
         self._best_s[size] = best_s
         if latency_s > TOLERANCE * best_s:
             self._cut(0.9, latency_s, now_s)

@@ -38,19 +38,19 @@ class Room:
                 f"{self.images} images ({self.nbytes:,} bytes) wait in this process already, the limits are "
                 f"{self._most[0]} and {self._most[1]:,}; send less, or let calls wait for room"
             )
-        waiter = asyncio.get_running_loop().create_future(), images, nbytes
+        future = asyncio.get_running_loop().create_future()
+        waiter = future, images, nbytes
         self._waiters.append(waiter)
         try:
             async with asyncio.timeout(deadline.remaining_s("waiting for room in the queue")):
-                await waiter[0]
-        except TimeoutError:
-            raise TimedOut(
-                f"the deadline of {deadline.timeout_s:g} s passed while waiting for room in the queue"
-            ) from None
-        except asyncio.CancelledError:
-            if waiter[0].done() and not waiter[0].cancelled():
-                self.give(images, nbytes)  # room was given in the moment of the cancellation
-            raise
+                await future
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if future.done() and not future.cancelled():
+                self.give(images, nbytes)  # it was given in that very moment
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            text = f"the deadline of {deadline.timeout_s:g} s passed while waiting for room in the queue"
+            raise TimedOut(text) from None
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)

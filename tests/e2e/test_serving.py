@@ -81,10 +81,12 @@ async def test_a_file_is_classified_by_name(server, digits, tmp_path, canvases, 
     ],
 )
 async def test_a_wrong_request_gets_a_clear_error_and_the_next_one_works(server, canvases, images, says):
-    async with Client(server.target) as client:
-        with pytest.raises(BadInput, match=says):
-            await client.infer(images)
-        assert (await client.infer(canvases[:1])).logits.shape == (1, 10)
+    transport = Transport(server.target)
+    with pytest.raises(BadInput, match=says):
+        await transport.infer(encode_request("alexnet", {"image": images}, ["logits"]), Deadline.after(10))
+    response = await transport.infer(encode_request("alexnet", {"image": canvases[:1]}, ["logits"]), Deadline.after(10))
+    assert list(response.outputs[0].shape) == [1, 10]
+    await transport.close()
 
 
 async def test_an_unknown_model_or_output_gets_a_clear_error(server, canvases):

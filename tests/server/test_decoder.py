@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from alexnet_client.images import load_pixels
 
@@ -88,3 +90,15 @@ def test_a_bad_file_fails_its_own_request_with_the_reason(decoder, bad, code, sa
 def test_a_limit_that_is_no_number_fails_the_load(decoder, stub_utilities, value):
     with pytest.raises(stub_utilities.TritonModelException, match="max_pixels must be a positive whole number"):
         decoder(max_pixels=value)
+
+
+def test_a_damaged_file_leaves_no_half_decoded_image_for_the_garbage_collector(decoder):
+    model, damaged = decoder(), encoded(600, 600, "JPEG")[:2000]
+    gc.collect()
+    gc.disable()
+    try:
+        answers = model.execute([Request(damaged) for _ in range(5)])
+        assert all("looks damaged" in answer.error.text for answer in answers)
+        assert not [each for each in gc.get_objects() if type(each) is JpegImageFile]
+    finally:
+        gc.enable()

@@ -33,7 +33,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Pixels for each request, uint8 [N, 224, 224, 3], or the reason why one of its files has none."""
-        started: list[list[Future[Pixels]] | RequestRefused] = []
+        started: list[list[Future[Pixels | str]] | RequestRefused] = []
         for request in requests:
             try:
                 refuse_cancelled(request)
@@ -46,15 +46,14 @@ class TritonPythonModel:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _answer(self, decoding: Sequence[Future[Pixels]]) -> Any:
-        pixels = []
+    def _answer(self, decoding: Sequence[Future[Pixels | str]]) -> Any:
+        pixels: list[Pixels] = []
         for place, each in enumerate(decoding, start=1):
-            try:
-                pixels.append(each.result())
-            except ImageError as error:
+            found = each.result()
+            if isinstance(found, str):
                 which = f"image {place} of {len(decoding)}" if len(decoding) > 1 else "image"
-                text = str(error).removeprefix("image: ")
-                return RequestRefused(f"{which}: {text}", pb_utils.TritonError.INVALID_ARG).response()
+                return RequestRefused(f"{which}: {found}", pb_utils.TritonError.INVALID_ARG).response()
+            pixels.append(found)
         tensor = pb_utils.Tensor(self._output, pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
         return pb_utils.InferenceResponse(output_tensors=[tensor])
 
@@ -65,8 +64,16 @@ class TritonPythonModel:
             raise RequestRefused(f"input {self._input} is missing or empty", pb_utils.TritonError.INVALID_ARG)
         return files
 
-    def _decode(self, file: bytes) -> Pixels:
-        return load_pixels(file, max_bytes=self._max_bytes, max_pixels=self._max_pixels)
+    def _decode(self, file: bytes) -> Pixels | str:
+        """The pixels, or why there are none.
+
+        As a text: an exception that waits in a future keeps its frames, and the half-decoded image in them, until the
+        garbage collector comes by; after 30,000 damaged files that was 107 MB.
+        """
+        try:
+            return load_pixels(file, max_bytes=self._max_bytes, max_pixels=self._max_pixels)
+        except ImageError as error:
+            return str(error).removeprefix("image: ")
 
 
 def _limit(config: Mapping[str, Any], key: str, default: int) -> int:

@@ -1,0 +1,230 @@
+"""The fleet with scripted replicas: who is asked, how often, and what the caller is told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from alexnet_client.deadline import Deadline
+from alexnet_client.errors import BadInput, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.events import Attempted, Ejected, Hedged, Retried, RetryDenied
+from alexnet_client.fleet import Fleet
+from alexnet_client.retries import RetryOptions
+from alexnet_client.targets import parse_targets
+
+
+class Replica:
+    """Answers with its address; ``error`` or ``delay_s`` change that."""
+
+    def __init__(self, target):
+        self.target, self.error, self.delay_s, self.asked, self.closed, self.cancelled = target, None, 0.0, 0, False, 0
+
+    async def infer(self):
+        self.asked += 1
+        try:
+            await asyncio.sleep(self.delay_s)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return self.target
+
+    async def model_ready(self, model, deadline):
+        if isinstance(self.error, Unavailable):
+            raise self.error
+        return True
+
+    async def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+async def make():
+    """Makes a fleet of scripted replicas: (fleet, replicas by address, events)."""
+    made = []
+
+    def fleet(targets="a:1,b:1,c:1", **retries):
+        replicas, events = {}, []
+
+        def connect(address):
+            return replicas.setdefault(address, Replica(address))
+
+        for address in parse_targets(targets).addresses:
+            connect(address)
+        made.append(
+            Fleet(
+                parse_targets(targets),
+                "alexnet",
+                connect=connect,
+                retries=RetryOptions(**{"first_backoff_s": 0.001, "longest_backoff_s": 0.01, **retries}),
+                most_in_flight=16,
+                on_event=events.append,
+                chance=random.Random(3),
+            )
+        )
+        return made[-1], replicas, events
+
+    yield fleet
+    for each in made:
+        await each.close()
+
+
+async def send(fleet, seconds=5.0):
+    return await fleet.send(lambda transport, deadline: transport.infer(), Deadline.after(seconds), images=1)
+
+
+def of(events, kind):
+    return [each for each in events if isinstance(each, kind)]
+
+
+async def test_requests_are_spread_evenly(make):
+    fleet, _, _ = make()
+    counts = Counter([await send(fleet) for _ in range(600)])
+    assert all(150 < count < 250 for count in counts.values()), counts
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone"), ServerFault("broken")])
+async def test_a_request_that_a_replica_fails_is_answered_by_another(make, error):
+    fleet, replicas, events = make()
+    replicas["a:1"].error = error
+    answers = {await send(fleet) for _ in range(30)}
+    assert answers == {"b:1", "c:1"}
+    assert len(of(events, Retried)) == replicas["a:1"].asked > 0
+
+
+async def test_a_dead_replica_is_asked_once_and_then_left_alone_until_it_is_back(make, monkeypatch):
+    monkeypatch.setattr("alexnet_client.replicas.FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr("alexnet_client.fleet.TEND_EVERY_S", 0.01)
+    fleet, replicas, events = make()
+    replicas["a:1"].error = Unavailable("gone")
+    for each in fleet.replicas.all:
+        each.pause_s = 0.02
+    for _ in range(50):
+        await send(fleet)
+    assert replicas["a:1"].asked == 1
+    assert of(events, Ejected) == [Ejected("a:1")]
+    replicas["a:1"].error = None
+    give_up = time.monotonic() + 5
+    while "a:1" not in {await send(fleet) for _ in range(20)}:
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.01)
+
+
+async def test_bad_input_is_never_tried_again(make):
+    fleet, replicas, _ = make()
+    for each in replicas.values():
+        each.error = BadInput("wrong shape")
+    with pytest.raises(BadInput):
+        await send(fleet)
+    assert sum(each.asked for each in replicas.values()) == 1
+    assert len(fleet.replicas.usable) == 3
+
+
+async def test_overload_is_tried_again_later_and_not_for_ever(make):
+    fleet, replicas, events = make(max_attempts=3)
+    for each in replicas.values():
+        each.error = Overloaded("full")
+    with pytest.raises(Overloaded):
+        await send(fleet)
+    assert sum(each.asked for each in replicas.values()) == 3
+    assert [each.reason for each in of(events, Retried)] == ["overloaded"] * 2
+
+
+async def test_when_everything_is_overloaded_retries_add_a_tenth(make):
+    fleet, replicas, events = make(budget=0.1, burst=10)
+    for each in replicas.values():
+        each.error = Overloaded("full")
+    found = await asyncio.gather(*(send(fleet) for _ in range(500)), return_exceptions=True)
+    assert all(isinstance(each, Overloaded) for each in found)
+    assert sum(each.asked for each in replicas.values()) <= 500 * 1.1 + 10
+    assert of(events, RetryDenied)
+
+
+async def test_when_all_are_dead_the_caller_hears_of_each(make):
+    fleet, replicas, _ = make()
+    for address, each in replicas.items():
+        each.error = Unavailable(f"{address}: connection refused")
+    with pytest.raises(Unavailable, match="none of 3 replicas can be used") as told:
+        await send(fleet)
+    assert all(f"{address}: connection refused" in str(told.value) for address in replicas)
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        await send(fleet)
+    assert time.monotonic() - began < 1, "nobody is asked again before the probe"
+
+
+async def test_a_slow_request_is_hedged_and_the_loser_cancelled(make):
+    fleet, replicas, events = make("a:1,b:1", hedge_quantile=0.95)
+    for _ in range(60):
+        await send(fleet)
+    replicas["a:1"].delay_s = 5.0
+    assert {await send(fleet) for _ in range(10)} == {"b:1"}
+    assert replicas["a:1"].cancelled > 0
+    assert Hedged(won=True) in events
+
+
+async def test_hedges_are_paid_from_the_same_budget(make):
+    fleet, replicas, events = make("a:1,b:1", hedge_quantile=0.5, budget=0.0, burst=2)
+    for _ in range(60):
+        await send(fleet)
+    for each in replicas.values():
+        each.delay_s = 0.01
+    for _ in range(20):
+        await send(fleet)
+    assert len(of(events, Hedged)) <= 2
+
+
+async def test_a_hedged_request_whose_first_attempt_fails_is_answered_by_the_second(make):
+    fleet, replicas, _ = make("a:1,b:1", hedge_quantile=0.95)
+    for _ in range(60):
+        await send(fleet)
+    replicas["a:1"].delay_s, replicas["a:1"].error = 0.05, ServerFault("broken")
+    replicas["b:1"].delay_s = 0.1
+    assert {await send(fleet) for _ in range(5)} == {"b:1"}
+
+
+async def test_a_request_that_is_cancelled_counts_neither_for_nor_against_a_replica_that_answers(make):
+    fleet, replicas, events = make("a:1")
+    replicas["a:1"].delay_s = 5.0
+    task = asyncio.create_task(send(fleet))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [each.outcome for each in of(events, Attempted)] == ["given_up"]
+    assert fleet.replicas.all[0].outstanding == 0
+    assert fleet.replicas.all[0].usable
+
+
+async def test_addresses_of_a_name_come_and_go_without_a_restart(make, monkeypatch):
+    monkeypatch.setattr("alexnet_client.fleet.TEND_EVERY_S", 0.01)
+    monkeypatch.setattr("alexnet_client.fleet.RESOLVE_EVERY_S", 0.0)
+    addresses = [["10.0.0.1"]]
+
+    async def lookup(host, port, *, type):  # noqa: A002  the name is asyncio's
+        return [(0, 0, 0, "", (each, port)) for each in addresses[0]]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    fleet, replicas, _ = make("dns:///triton:1")
+    assert await send(fleet) == "10.0.0.1:1"
+    addresses[0] = ["10.0.0.2"]
+    give_up = time.monotonic() + 5
+    while await send(fleet) != "10.0.0.2:1":
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.01)
+    while not replicas["10.0.0.1:1"].closed:
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.01)
+
+
+async def test_a_timeout_is_the_callers_and_is_not_tried_again(make):
+    fleet, replicas, _ = make()
+    for each in replicas.values():
+        each.error = TimedOut("no answer")
+    with pytest.raises(TimedOut):
+        await send(fleet)
+    assert sum(each.asked for each in replicas.values()) == 1

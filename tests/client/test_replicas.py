@@ -1,0 +1,153 @@
+"""Which replica gets a request, and which ones are left alone."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from alexnet_client.errors import BadInput, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.replicas import FIRST_PAUSE_S, LONGEST_PAUSE_S, ReplicaSet
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def trio(clock):
+    return ReplicaSet(["a:1", "b:1", "c:1"], most_in_flight=16, clock=clock, chance=random.Random(7))
+
+
+def of(replicas, address):
+    return next(each for each in replicas.all if each.address == address)
+
+
+def eject(replicas, address):
+    replicas.failed(of(replicas, address), Unavailable(f"{address}: gone"))
+
+
+def test_equal_replicas_are_asked_evenly(trio):
+    counts = Counter()
+    for _ in range(3000):
+        replica = trio.choose()
+        counts[replica.address] += 1
+        trio.sent(replica)
+        trio.answered(replica, 0.01, images=1, in_flight=1)
+        trio.ended(replica)
+    assert all(900 < count < 1100 for count in counts.values()), counts
+
+
+def test_a_busy_replica_gets_less(trio):
+    for _ in range(5):
+        trio.sent(of(trio, "a:1"))
+    assert "a:1" not in {trio.choose().address for _ in range(50)}
+
+
+def test_a_replica_that_failed_this_request_is_asked_last(trio):
+    tried = [of(trio, "a:1"), of(trio, "b:1")]
+    assert {trio.choose(without=tried).address for _ in range(20)} == {"c:1"}
+    assert trio.choose(without=trio.all).address in {"a:1", "b:1", "c:1"}
+
+
+def test_a_single_unavailable_ejects(trio):
+    eject(trio, "b:1")
+    assert [each.address for each in trio.usable] == ["a:1", "c:1"]
+    assert "b:1" not in {trio.choose().address for _ in range(50)}
+
+
+def test_three_faults_in_a_row_eject_and_an_answer_between_them_does_not(trio):
+    replica = of(trio, "a:1")
+    for _ in range(2):
+        trio.failed(replica, ServerFault("broken"))
+    trio.answered(replica, 0.01, images=1, in_flight=1)
+    for _ in range(2):
+        trio.failed(replica, ServerFault("broken"))
+    assert replica.usable
+    trio.failed(replica, ServerFault("broken"))
+    assert not replica.usable
+
+
+@pytest.mark.parametrize("error", [BadInput("wrong"), Overloaded("full")])
+def test_a_replica_that_refuses_is_alive(trio, error):
+    for _ in range(10):
+        trio.failed(of(trio, "a:1"), error)
+    assert of(trio, "a:1").usable
+
+
+def test_an_impatient_caller_ejects_nobody_and_a_silent_replica_is_ejected(trio, clock):
+    replica = of(trio, "a:1")
+    trio.sent(replica)
+    clock.now += 0.01
+    trio.failed(replica, TimedOut("10 ms"))
+    assert replica.usable
+    clock.now += 1.0
+    trio.failed(replica, TimedOut("a second later, nothing has come"))
+    assert not replica.usable
+
+
+def test_a_replica_that_answers_others_is_not_silent(trio, clock):
+    replica = of(trio, "a:1")
+    for _ in range(2):
+        trio.sent(replica)
+    clock.now += 2.0
+    trio.answered(replica, 2.0, images=1, in_flight=2)
+    trio.ended(replica)
+    clock.now += 0.1
+    trio.failed(replica, TimedOut("the other one"))
+    assert replica.usable
+
+
+def test_the_last_replica_that_speaks_is_kept_unless_it_is_gone(trio):
+    eject(trio, "a:1")
+    eject(trio, "b:1")
+    for _ in range(10):
+        trio.failed(of(trio, "c:1"), ServerFault("sometimes"))
+    assert trio.choose().address == "c:1"
+    eject(trio, "c:1")
+    with pytest.raises(Unavailable, match=r"none of 3 replicas can be used: a:1: gone; b:1: gone; c:1: gone"):
+        trio.choose()
+
+
+def test_an_ejected_replica_is_probed_and_comes_back(trio, clock):
+    eject(trio, "a:1")
+    assert trio.due() == []
+    clock.now += FIRST_PAUSE_S
+    assert [each.address for each in trio.due()] == ["a:1"]
+    trio.probed(of(trio, "a:1"), None)
+    assert of(trio, "a:1").usable
+
+
+def test_a_replica_that_stays_away_is_probed_less_often(trio, clock):
+    eject(trio, "a:1")
+    replica, pauses = of(trio, "a:1"), []
+    for _ in range(5):
+        pauses.append(replica.probe_s - clock.now)
+        clock.now = replica.probe_s
+        trio.probed(replica, Unavailable("a:1: still gone"))
+    assert pauses[:3] == pytest.approx([FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S])
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE_S)
+
+
+def test_capacity_is_what_the_usable_ones_take_and_never_nothing(trio):
+    assert trio.capacity == 6
+    for address in ("a:1", "b:1", "c:1"):
+        eject(trio, address)
+    assert trio.capacity == 1
+
+
+def test_new_addresses_join_and_known_ones_keep_what_is_known(trio):
+    eject(trio, "a:1")
+    new, gone = trio.update(["a:1", "d:1"])
+    assert [each.address for each in new] == ["d:1"]
+    assert {each.address for each in gone} == {"b:1", "c:1"}
+    assert [each.address for each in trio.usable] == ["d:1"]
