@@ -17,8 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from alexnet_export.publish import publish
 
 START_S = 60
 
@@ -111,3 +115,45 @@ def own_server(repository, tmp_path, free_port):
         return launched(repository, tmp_path, free_port, *options)
 
     return start
+
+
+@dataclass(frozen=True)
+class Cheap:
+    """A release whose arithmetic is next to nothing, and what it answers: the server's and the client's own cost is left."""
+
+    repository: Path
+    weights: np.ndarray
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Float32 [N, 10] for uint8 [N, 224, 224, 3]."""
+        return images[:, :8, :8].reshape(len(images), -1).astype(np.float32) @ self.weights
+
+
+@pytest.fixture(scope="session")
+def cheap(tmp_path_factory, digits) -> Cheap:
+    """A linear network over 64 pixels, published as any other."""
+    directory = tmp_path_factory.mktemp("cheap")
+    weights = np.random.default_rng(0).normal(size=(192, 10)).astype(np.float32) / 192
+    constants = {"begin": [0, 0], "end": [8, 8], "axes": [1, 2], "flat": [-1, 192]}
+    nodes = [
+        helper.make_node("Slice", ["image", "begin", "end", "axes"], ["corner"]),
+        helper.make_node("Cast", ["corner"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["float", "flat"], ["row"]),
+        helper.make_node("MatMul", ["row", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "cheap",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 224, 224, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 10]) for name in ("logits", "probabilities")],
+        [
+            *(numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()),
+            numpy_helper.from_array(weights, "weights"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    (directory / "model.onnx").write_bytes(model.SerializeToString())
+    facts = {"precision": "fp32", "max_batch_size": 64}
+    publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, digits.labels, facts)
+    return Cheap(directory / "repository", weights)
