@@ -118,6 +118,8 @@ def release(checkpoint: Checkpoint, few_digits: DataSet, tmp_path_factory: pytes
     """The checkpoint, exported, proved and published by the real pipeline."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alexnet_export.work.ROUNDS", 2)  # its speed is of no interest
+        patch.setattr("alexnet_export.variants.ROUNDS", 2)
+        patch.setattr("alexnet_export.speed.REPEATS_OF_ONE", 2)
         return export_release(checkpoint, few_digits, tmp_path_factory.mktemp("repository"), precision="fp32").release
 
 
@@ -132,6 +134,7 @@ def quickly(exported: Path) -> Callable[[], AbstractContextManager[None]]:
             patch.setattr(work, "BATCH_SIZES", (1, 2))
             patch.setattr(work, "ROUNDS", 2)
             patch.setattr("alexnet_export.variants.ROUNDS", 2)
+            patch.setattr("alexnet_export.speed.REPEATS_OF_ONE", 2)
             patch.setattr("alexnet_export.int8.SENSITIVITY_IMAGES", 16)
             patch.setattr("alexnet_export.gateset.MINIMUM_IMAGES", 80)
             yield

@@ -31,7 +31,10 @@ LATEST = 0.2
 
 @dataclass(eq=False, slots=True)
 class Caller:
-    """One who waits: images, when nobody will wait any more, where the answer goes, and whether the images have left."""
+    """One who waits: images, when nobody will wait any more, where the answer goes, and whether the images have left.
+
+    ``span`` is the call's, if there is tracing.
+    """
 
     part: Array
     deadline: Deadline

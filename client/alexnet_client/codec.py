@@ -72,7 +72,13 @@ def encode_request(
 
 
 def encode_batch(
-    model: str, name: str, parts: Sequence[Array], outputs: Sequence[str], *, timeout_us: int | None = None
+    model: str,
+    name: str,
+    parts: Sequence[Array],
+    outputs: Sequence[str],
+    *,
+    timeout_us: int | None = None,
+    region: str = "",
 ) -> bytes:
     """A request for several arrays joined on their first axis, as its bytes on the wire.
 
@@ -87,6 +93,7 @@ def encode_batch(
         outputs: names of the tensors wanted back.
         timeout_us: how long the request may wait in the server's queue, microseconds, if the model's queue policy
             allows callers to say (allow_timeout_override).
+        region: shared memory at whose beginning the tensor lies; the message then says so and carries none.
 
     Raises:
         BadInput: the tensor has a dtype the protocol lacks.
@@ -98,6 +105,8 @@ def encode_batch(
         request = service_pb2.ModelInferRequest()
         request.parameters["timeout"].int64_param = timeout_us
         head = bytes(request.SerializeToString()) + head
+    if region:
+        return _placed(head, region, sum(part.nbytes for part in parts))
     if dtype.hasobject:
         contents = [_encode_strings(part) for part in parts]
         return b"".join((head, _varint(sum(map(len, contents))), *contents))
@@ -112,6 +121,15 @@ def _head(model: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], o
     del request.raw_input_contents[:]
     request.inputs[0].shape[:] = shape
     return bytes(request.SerializeToString()) + _RAW_CONTENTS
+
+
+def _placed(head: bytes, region: str, nbytes: int) -> bytes:
+    """The request whose tensor is in shared memory (Triton's extension of that name)."""
+    request = service_pb2.ModelInferRequest.FromString(head.removesuffix(_RAW_CONTENTS))
+    place = request.inputs[0].parameters
+    place["shared_memory_region"].string_param = region
+    place["shared_memory_byte_size"].int64_param = nbytes
+    return bytes(request.SerializeToString())
 
 
 _RAW_CONTENTS = bytes([service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])

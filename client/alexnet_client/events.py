@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class CallEnded:
-    """A caller was told: ``outcome`` is "ok" or the exception's name in snake case."""
+    """A call is over: ``outcome`` is "ok", the exception's name in snake case, or "given_up" if the caller was cancelled."""
 
     outcome: str
     images: int
@@ -70,7 +70,17 @@ class Ejected:
     replica: str
 
 
-Event: TypeAlias = CallEnded | BatchSent | BatchAnswered | Attempted | Retried | RetryDenied | Hedged | Ejected
+@dataclass(frozen=True)
+class LeftToWire:
+    """A request goes over the wire though shared memory was asked for; ``reason``: "full" or "refused"."""
+
+    replica: str
+    reason: str
+
+
+Event: TypeAlias = (
+    CallEnded | BatchSent | BatchAnswered | Attempted | Retried | RetryDenied | Hedged | Ejected | LeftToWire
+)
 Listener: TypeAlias = Callable[[Event], None]
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import ClientError, TimedOut, Unavailable
 from alexnet_client.events import Attempted, Ejected, Hedged, Listener, Retried, RetryDenied, outcome_of
+from alexnet_client.limit import LimitRange
 from alexnet_client.replicas import Replica, ReplicaSet
 from alexnet_client.retries import RetryBudget, RetryOptions, again
 from alexnet_client.targets import Targets
@@ -36,7 +37,7 @@ class Fleet:
         model: its name, for probes.
         connect: makes the transport to an address.
         retries: how persistent to be.
-        most_in_flight: bounds the requests at one replica.
+        bounds: of the requests at one replica.
         on_event: told what happens.
         chance: source of randomness.
     """
@@ -48,7 +49,7 @@ class Fleet:
         *,
         connect: Callable[[str], Transport],
         retries: RetryOptions,
-        most_in_flight: int,
+        bounds: LimitRange,
         on_event: Listener,
         chance: random.Random,
     ) -> None:
@@ -56,7 +57,7 @@ class Fleet:
         self._retries, self._budget, self._on_event, self._chance = retries, RetryBudget(retries), on_event, chance
         self.replicas = ReplicaSet(
             targets.addresses,
-            most_in_flight=most_in_flight,
+            bounds=bounds,
             clock=time.monotonic,
             chance=chance,
             on_ejected=lambda replica: on_event(Ejected(replica.address)),

@@ -31,7 +31,7 @@ class AdaptiveLimit:
 
     def __init__(self, bounds: LimitRange | None = None) -> None:
         self._bounds = bounds or LimitRange()
-        self._limit = float(min(self._bounds.start, self._bounds.most))
+        self._limit = float(min(max(self._bounds.start, self._bounds.least), self._bounds.most))
         self._best_s: dict[int, float] = {}
         self._cut_s = 0.0
 

@@ -67,7 +67,7 @@ class ReplicaSet:
 
     Args:
         addresses: host:port of each.
-        most_in_flight: bounds each one's limit.
+        bounds: of each one's limit.
         clock: seconds.
         chance: source of randomness.
         on_ejected: told when one is taken out.
@@ -77,12 +77,12 @@ class ReplicaSet:
         self,
         addresses: Iterable[str],
         *,
-        most_in_flight: int,
+        bounds: LimitRange,
         clock: Callable[[], float],
         chance: random.Random,
         on_ejected: Callable[[Replica], None] = lambda replica: None,
     ) -> None:
-        self._bounds, self._clock, self._chance = LimitRange(most=most_in_flight), clock, chance
+        self._bounds, self._clock, self._chance = bounds, clock, chance
         self._on_ejected = on_ejected
         self._replicas: dict[str, Replica] = {}
         self.update(addresses)
@@ -163,8 +163,9 @@ class ReplicaSet:
                 dead = silent_since_s is not None and now_s - silent_since_s >= patience_s
             case _:
                 return  # the caller's mistake, well answered
-        # The last one that speaks at all is kept: a server that sometimes fails is better than none.
-        last = self.usable == [replica] and not isinstance(error, Unavailable)
+        # The last one that speaks at all is kept: a server that sometimes fails is better than none. So is the only one
+        # there is: nothing is won by not asking it, and it is found back sooner.
+        last = len(self._replicas) == 1 or (self.usable == [replica] and not isinstance(error, Unavailable))
         if dead and replica.usable and not last:
             replica.probe_s = now_s + replica.pause_s
             self._on_ejected(replica)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from client_side import bench_client
 from rich.console import Console
 from rows import Row, table_of
 from serving import bench_serving
@@ -25,17 +26,19 @@ def measure(checkpoint: Path, only: str | None) -> Iterator[Row]:
     loaded, dataset = checkpoints.load(checkpoint), open_dataset("digits")
     with TemporaryDirectory(prefix="alexnet-bench-") as scratch:
         models = make_models(loaded, dataset, Path(scratch))
-    if only != "serving":
+    if only in (None, "variants"):
         yield from bench_variants(models)
-    if only != "variants":
+    if only in (None, "serving"):
         yield from bench_serving(models, loaded.labels)
+    if only in (None, "client"):
+        yield from bench_client(models, loaded.labels)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="directory for bench.json")
-    parser.add_argument("--only", choices=["variants", "serving"], help="measure only one part")
+    parser.add_argument("--only", choices=["variants", "serving", "client"], help="measure only one part")
     arguments = parser.parse_args()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     logging.disable(logging.WARNING)  # the exporter's and the quantiser's advice

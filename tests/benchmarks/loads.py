@@ -16,8 +16,11 @@ import numpy as np
 import onnxruntime as ort
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from alexnet_client import BatchOptions
 from alexnet_client.admin import admin_metadata
 
+EACH_ALONE = BatchOptions(max_batch=1, least_in_flight=256, most_in_flight=256)
+"""For clients that stand for many separate ones: every call is a request of its own, sent at once."""
 Ask = Callable[[int], Awaitable[Any]]
 """Sends the request of a caller, by its number."""
 

@@ -48,7 +48,8 @@ class Row:
         if self.low < edge < self.high:
             return "undecided"
         if self.goal is None:
-            return "faster" if self.ratio > 1 else "slower"
+            more, less = ("more", "less") if self.at_most else ("faster", "slower")
+            return more if self.ratio > 1 else less
         return "reached" if (self.ratio <= edge if self.at_most else self.ratio >= edge) else "missed"
 
     def as_json(self) -> dict[str, Any]:
@@ -59,6 +60,12 @@ class Row:
 def ratio_row(name: str, sides: str, ours: Sequence[float], theirs: Sequence[float], **more: Any) -> Row:
     """How many times as fast ``ours`` is, from the seconds of runs that alternated."""
     ratios = [slow / fast for fast, slow in zip(ours, theirs, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return Row(name, sides, middle, low, high, len(ratios), **more)
+
+
+def spread(name: str, sides: str, ratios: Sequence[float], **more: Any) -> Row:
+    """A row from the ratio of each round."""
     low, middle, high = statistics.quantiles(ratios, n=4)
     return Row(name, sides, middle, low, high, len(ratios), **more)
 

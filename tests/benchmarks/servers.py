@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -9,15 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from alexnet_export.publish import publish
+
+Item = TypeVar("Item")
 Change = Callable[[model_config_pb2.ModelConfig], None]
 
 
@@ -72,6 +77,25 @@ def running(repository: Path, *options: str) -> Iterator[Running]:
         finally:
             process.terminate()
             process.wait(60)
+
+
+def published(directory: Path, precision: str, model: bytes, labels: Sequence[str]) -> Path:
+    """A repository below a directory, with one release of a file's content."""
+    directory.mkdir(exist_ok=True)
+    (directory / "model.onnx").write_bytes(model)
+    facts = {"precision": precision, "max_batch_size": 64}
+    publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, labels, facts)
+    return directory / "repository"
+
+
+_LOOP = asyncio.new_event_loop()
+
+
+def as_found(items: AsyncIterator[Item]) -> Iterator[Item]:
+    """What an asynchronous iterator yields, when it does."""
+    end = object()
+    while (item := _LOOP.run_until_complete(anext(items, end))) is not end:
+        yield cast("Item", item)
 
 
 def _free_port() -> int:

@@ -14,14 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from loads import Raw, closed_loop, open_loop, through_shared_memory
+from loads import EACH_ALONE, Raw, closed_loop, open_loop, through_shared_memory
 from PIL import Image
-from rows import Row
-from servers import running
+from rows import Row, spread
+from servers import as_found, published, running
 
 from alexnet_client import Client
 from alexnet_client.images import load_pixels
-from alexnet_export.publish import publish
 
 ROUNDS = 9
 SECONDS = 1.2
@@ -36,46 +35,50 @@ def bench_serving(models: dict[str, bytes], labels: Sequence[str]) -> Iterator[R
     images = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
     with TemporaryDirectory(prefix="alexnet-serving-") as scratch:
         for precision in ("int8", "fp32"):
-            directory = Path(scratch, precision)
-            directory.mkdir()
-            (directory / "model.onnx").write_bytes(models[precision])
-            facts = {"precision": precision, "max_batch_size": 64}
-            publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, labels, facts)
-            rows = _rows(precision, directory, images)
-            while (row := _LOOP.run_until_complete(anext(rows, None))) is not None:
-                yield row
+            repository = published(Path(scratch, precision), precision, models[precision], labels)
+            yield from as_found(_rows(precision, repository, images))
 
 
-_LOOP = asyncio.new_event_loop()
-
-
-async def _rows(precision: str, directory: Path, images: np.ndarray) -> AsyncIterator[Row]:
-    raw = Raw(str(directory / "model.onnx"), images, os.cpu_count() or 1)
-    with running(directory / "repository") as server:
-        weights = (directory / "model.onnx").stat().st_size
+async def _rows(precision: str, repository: Path, images: np.ndarray) -> AsyncIterator[Row]:
+    model = repository / "alexnet/1/model.onnx"
+    raw = Raw(str(model), images, os.cpu_count() or 1)
+    with running(repository) as server:
+        weights = model.stat().st_size
         yield single(f"{precision}: ready after", server.ready_s, "s", 4, at_most=True)
         beside = (server.memory() - weights) / 2**20
         yield single(f"{precision}: memory beside the weights, at the start", beside, "MiB", 400, at_most=True)
-        async with Client(server.target, timeout_s=DEADLINE_S) as client:
+        async with (
+            Client(server.target, timeout_s=DEADLINE_S, batching=EACH_ALONE) as client,
+            Client(server.target, timeout_s=DEADLINE_S) as batching,
+        ):
             await client.signature()
-            async for row in against_raw(precision, raw, client, server.target, images):
+            async for row in against_raw(precision, raw, client, batching, images):
                 yield row
             if precision == "int8":
                 yield await growth(client, images)
                 yield await at_four_fifths(client, images, raw)
                 yield await bursts(client, images)
         if precision == "int8":
-            async with Client(server.target, model="alexnet_encoded", timeout_s=DEADLINE_S) as client:
+            async with Client(
+                server.target, model="alexnet_encoded", timeout_s=DEADLINE_S, batching=EACH_ALONE
+            ) as client:
                 yield await encoded(client, raw)
         beside = (server.memory() - weights) / 2**20
         yield single(f"{precision}: memory beside the weights, after the load", beside, "MiB", 400, at_most=True)
 
 
-async def against_raw(precision: str, raw: Raw, client: Client, target: str, images: np.ndarray) -> AsyncIterator[Row]:
+async def against_raw(
+    precision: str, raw: Raw, client: Client, batching: Client, images: np.ndarray
+) -> AsyncIterator[Row]:
     """Saturated through TCP and shared memory, single images, and one in flight; all sides in turns."""
+    target = client.target
     kinds: dict[str, tuple[Any, int, int, float | None]] = {
         "32-image requests over TCP, 3 in flight": (lambda caller: client.infer(images[:32]), 32, 3, 0.95),
-        "single images over TCP, 64 in flight": (
+        "128 callers of single images through the batching client": (
+            lambda caller: batching.infer(images[caller % 64][np.newaxis]),
+            *(1, 128, 0.95),
+        ),
+        "single-image requests over TCP, 64 in flight": (
             lambda caller: client.infer(images[caller : caller + 1]),
             *(1, 64, 0.87 if precision == "int8" else None),
         ),
@@ -191,12 +194,6 @@ async def encoded(client: Client, raw: Raw) -> Row:
             ratios.append(found.rate / bound)
             figures = f"{found.rate:.0f} of {bound:.0f} images/s (decoding alone {decoding:.0f}, 500 x 375 JPEG)"
     return spread("int8: image files, 64 in flight", "served / (decode + raw)", ratios, goal=0.9, figures=figures)
-
-
-def spread(name: str, sides: str, ratios: Sequence[float], **more: Any) -> Row:
-    """A row from the ratio of each round."""
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return Row(name, sides, middle, low, high, len(ratios), **more)
 
 
 def single(name: str, value: float, unit: str, goal: float, *, at_most: bool, figures: str = "") -> Row:

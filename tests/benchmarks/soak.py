@@ -27,11 +27,16 @@ from servers import Running, running
 from verdict import Finding, Sample, draw, judge
 
 from alexnet_client import Client
+from alexnet_client.codec import encode_request
+from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, ClientError, TimedOut
+from alexnet_client.transport import Transport
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SINGLES, BATCHES, FILES, BAD = 8, 1, 2, 3
 DEADLINE_S = 30.0
+WRONG = encode_request("alexnet", {"image": np.zeros((1, 7, 7, 3), np.uint8)}, ["logits"])
+"""A shape that the client would not send."""
 
 
 @dataclass
@@ -54,6 +59,7 @@ class Soak:
     async def run(self, seconds: float) -> None:
         """Load the server; raises what a caller did not expect."""
         end = time.monotonic() + seconds
+        self._wire = Transport(self._target)
         async with (
             Client(self._target, timeout_s=DEADLINE_S) as pixels,
             Client(self._target, model="alexnet_encoded", timeout_s=DEADLINE_S) as files,
@@ -70,6 +76,7 @@ class Soak:
                 *(self._bad(pixels, files, end) for _ in range(BAD)),
             ]
             await asyncio.gather(*callers)
+        await self._wire.close()
 
     async def _good(self, client: Client, batch: np.ndarray, expected: np.ndarray, end: float) -> None:
         while time.monotonic() < end:
@@ -95,7 +102,7 @@ class Soak:
                 if mistake == 0:
                     await files.infer(np.array([[file[: self._chance.randrange(len(file))]]], object))
                 elif mistake == 1:
-                    await pixels.infer(np.zeros((1, 7, 7, 3), np.uint8))
+                    await self._wire.infer(WRONG, Deadline.after(DEADLINE_S))
                 elif mistake == 2:
                     await pixels.infer(self._images, timeout_s=0.005)
                 else:

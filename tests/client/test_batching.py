@@ -44,6 +44,12 @@ def test_a_batch_leaves_when(queue, in_flight, limit, expected):
         assert step.until_s == pytest.approx(expected.until_s) or step.until_s == expected.until_s == math.inf
 
 
+@pytest.mark.parametrize(("service_s", "waits_s"), [(0.004, 0.001), (1.0, 0.010)])
+def test_quick_answers_are_not_waited_for_long(service_s, waits_s):
+    step = decide(callers(1), NOW, in_flight=1, limit=2, service_s=service_s, options=OPTIONS)
+    assert step.until_s == pytest.approx(NOW + waits_s)
+
+
 def test_the_deadline_of_any_caller_in_the_batch_counts():
     queue = [*callers(1), *callers(1, deadline=NOW + 0.01)]
     assert decide(queue, NOW, in_flight=1, limit=2, service_s=0.05, options=OPTIONS) == Send(2)
@@ -63,7 +69,8 @@ def test_only_as_many_callers_are_looked_at_as_fit_a_batch():
         {"max_delay_s": math.inf},
         {"max_queue_images": 0},
         {"max_queue_bytes": 0},
-        {"most_in_flight": 0},
+        {"least_in_flight": 0},
+        {"most_in_flight": 1, "least_in_flight": 2},
     ],
 )
 def test_senseless_options_are_refused_by_name(wrong):

@@ -13,6 +13,7 @@ from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, Overloaded, ServerFault, TimedOut, Unavailable
 from alexnet_client.events import Attempted, Ejected, Hedged, Retried, RetryDenied
 from alexnet_client.fleet import Fleet
+from alexnet_client.limit import LimitRange
 from alexnet_client.retries import RetryOptions
 from alexnet_client.targets import parse_targets
 
@@ -62,7 +63,7 @@ async def make():
                 "alexnet",
                 connect=connect,
                 retries=RetryOptions(**{"first_backoff_s": 0.001, "longest_backoff_s": 0.01, **retries}),
-                most_in_flight=16,
+                bounds=LimitRange(),
                 on_event=events.append,
                 chance=random.Random(3),
             )
@@ -156,6 +157,23 @@ async def test_when_all_are_dead_the_caller_hears_of_each(make):
     with pytest.raises(Unavailable):
         await send(fleet)
     assert time.monotonic() - began < 1, "nobody is asked again before the probe"
+
+
+async def test_a_lone_replica_that_is_away_for_a_moment_is_given_time(make):
+    fleet, replicas, events = make("a:1")
+    replicas["a:1"].error = Unavailable("a:1: connection reset")
+    asyncio.get_running_loop().call_later(0.002, lambda: setattr(replicas["a:1"], "error", None))
+    await send_until_answered(fleet)
+    assert of(events, Ejected) == []
+
+
+async def send_until_answered(fleet):
+    for _ in range(5):
+        try:
+            return await send(fleet)
+        except Unavailable:
+            continue
+    raise AssertionError
 
 
 async def test_a_slow_request_is_hedged_and_the_loser_cancelled(make):

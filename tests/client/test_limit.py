@@ -61,3 +61,10 @@ def test_a_server_that_became_slower_for_good_is_believed_after_a_while():
     for step in range(50, 2000):
         limit.answered(0.05, images=32, in_flight=limit.limit, now_s=step)
     assert limit.limit == 16
+
+
+def test_equal_bounds_fix_it():
+    limit = AdaptiveLimit(LimitRange(least=64, most=64))
+    limit.refused(now_s=0.0)
+    limit.answered(9.0, images=1, in_flight=64, now_s=1.0)
+    assert limit.limit == 64

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from alexnet_client.errors import BadInput, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.limit import LimitRange
 from alexnet_client.replicas import FIRST_PAUSE_S, LONGEST_PAUSE_S, ReplicaSet
 
 
@@ -25,7 +26,7 @@ def clock():
 
 @pytest.fixture
 def trio(clock):
-    return ReplicaSet(["a:1", "b:1", "c:1"], most_in_flight=16, clock=clock, chance=random.Random(7))
+    return ReplicaSet(["a:1", "b:1", "c:1"], bounds=LimitRange(), clock=clock, chance=random.Random(7))
 
 
 def of(replicas, address):
@@ -116,6 +117,13 @@ def test_the_last_replica_that_speaks_is_kept_unless_it_is_gone(trio):
     eject(trio, "c:1")
     with pytest.raises(Unavailable, match=r"none of 3 replicas can be used: a:1: gone; b:1: gone; c:1: gone"):
         trio.choose()
+
+
+def test_the_only_replica_there_is_is_never_ejected(clock):
+    lone = ReplicaSet(["a:1"], bounds=LimitRange(), clock=clock, chance=random.Random(7))
+    for _ in range(10):
+        eject(lone, "a:1")
+    assert lone.choose().address == "a:1"
 
 
 def test_an_ejected_replica_is_probed_and_comes_back(trio, clock):

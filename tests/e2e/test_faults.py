@@ -17,10 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_client import Client
+from alexnet_client import BatchOptions, Client, RetryOptions
 from alexnet_client.errors import ClientError
 
 PATIENCE_S = 60
+# Each call is a request of its own and made once: what is tested here is the server.
+PLAIN = {
+    "batching": BatchOptions(max_batch=1, least_in_flight=300, most_in_flight=300),
+    "retries": RetryOptions(max_attempts=1),
+}
 QUICK = ("--probe-interval", "1", "--hang-timeout", "3")
 
 
@@ -38,7 +43,7 @@ async def load(target: str, callers: int = 8):
     """Callers that ask all the time; yields what became of their requests: right, wrong, or an exception's name."""
     images = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3)).astype(np.uint8)
     outcomes: Counter[str] = Counter()
-    async with Client(target, timeout_s=5) as client:
+    async with Client(target, timeout_s=5, **PLAIN) as client:
         expected = (await client.infer(images)).logits
 
         async def call(row: int) -> None:
@@ -180,7 +185,7 @@ async def test_a_request_that_is_known_to_crash_tritons_http_costs_a_restart(own
 
 SHM_PROBE = """
 import asyncio, numpy as np, sys
-from alexnet_client import Client
+from alexnet_client import BatchOptions, Client, RetryOptions
 from alexnet_client.errors import ClientError
 
 async def ask(client, images):
@@ -191,7 +196,8 @@ async def ask(client, images):
 
 async def main(target):
     images = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
-    async with Client(target, timeout_s=20) as client:
+    batching = BatchOptions(max_batch=1, least_in_flight=4, most_in_flight=4)
+    async with Client(target, timeout_s=20, batching=batching, retries=RetryOptions(max_attempts=1)) as client:
         expected = await ask(client, images)
         with open("/dev/shm/filler", "wb", buffering=0) as filler:
             try:

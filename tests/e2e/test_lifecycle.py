@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from alexnet_client import Client, Unavailable
+from alexnet_client import BatchOptions, Client, RetryOptions, Unavailable
 
 IN_FLIGHT = 24  # of 16 images: a slow machine must not keep one waiting for the 10 s after which Triton refuses it
 
@@ -48,7 +48,9 @@ async def test_a_stop_under_load_loses_no_accepted_request(own_server):
     with own_server() as server:
         success, pending = "nv_inference_request_success", "nv_inference_pending_request_count"
         images = np.zeros((16, 224, 224, 3), np.uint8)
-        async with Client(server.target, timeout_s=60) as client:
+        each_alone = BatchOptions(max_batch=1, least_in_flight=IN_FLIGHT, most_in_flight=IN_FLIGHT)
+        once = RetryOptions(max_attempts=1)
+        async with Client(server.target, timeout_s=60, batching=each_alone, retries=once) as client:
             await client.infer(images)
             before = server.metric(success)
             tasks = [asyncio.create_task(client.infer(images)) for _ in range(IN_FLIGHT)]

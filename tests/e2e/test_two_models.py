@@ -8,10 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from alexnet_client import Client
+from alexnet_client import BatchOptions, Client
 
 EXECUTIONS = 40
 IN_FLIGHT, BATCH = 4, 8
+ALL_AT_ONCE = BatchOptions(max_batch=1, least_in_flight=IN_FLIGHT, most_in_flight=IN_FLIGHT)
 LIMITER = 'instance_group {{\n  rate_limiter {{\n    resources {{ name: "turn" count: 1 }}\n    priority: {}\n  }}\n'
 
 
@@ -38,8 +39,8 @@ async def executions_side_by_side(server) -> tuple[float, float]:
         return [server.metric("nv_inference_exec_count", model) for model in ("alexnet", "other")]
 
     async with (
-        Client(server.target, timeout_s=120) as mine,
-        Client(server.target, model="other", timeout_s=120) as other,
+        Client(server.target, timeout_s=120, batching=ALL_AT_ONCE) as mine,
+        Client(server.target, model="other", timeout_s=120, batching=ALL_AT_ONCE) as other,
     ):
         await asyncio.gather(mine.infer(images), other.infer(images))
 

@@ -25,6 +25,7 @@ def quick(monkeypatch):
     """No time spent on measuring, and no more images than it takes."""
     monkeypatch.setattr("alexnet_export.work.ROUNDS", 2)
     monkeypatch.setattr("alexnet_export.work.BATCH_SIZES", (1, 2))
+    monkeypatch.setattr("alexnet_export.speed.REPEATS_OF_ONE", 2)
     monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 500)
 
 

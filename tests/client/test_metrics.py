@@ -1,0 +1,256 @@
+"""What the metrics show: each test reads values, as Prometheus would."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import random
+from types import SimpleNamespace
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from alexnet_client import BadInput, Client, Overloaded, errors
+from alexnet_client.events import (
+    Attempted,
+    BatchAnswered,
+    BatchSent,
+    CallEnded,
+    Ejected,
+    Hedged,
+    LeftToWire,
+    Retried,
+    RetryDenied,
+    outcome_of,
+)
+from alexnet_client.limit import LimitRange
+from alexnet_client.metrics import ClientMetrics, serve_metrics
+from alexnet_client.replicas import ReplicaSet
+from alexnet_client.retries import RetryOptions, reason_of
+
+IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
+ERRORS = [kind() for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.ClientError]
+
+
+@pytest.fixture
+def shown():
+    """(metrics, read): ``read(name, **labels)`` is the value that Prometheus sees, None without such a series."""
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry)
+    return metrics, lambda name, **labels: registry.get_sample_value(f"alexnet_client_{name}", labels)
+
+
+def replica_set(*addresses: str) -> ReplicaSet:
+    return ReplicaSet(addresses, bounds=LimitRange(), clock=lambda: 0.0, chance=random.Random(1))
+
+
+def batcher(**values: object) -> SimpleNamespace:
+    return SimpleNamespace(**{"queued": 0, "in_flight": 0, "closed": False, **values})
+
+
+@pytest.mark.parametrize(
+    ("event", "name", "labels", "value"),
+    [
+        (CallEnded("ok", 3, 0.25), "calls_total", {"outcome": "ok"}, 1),
+        (CallEnded("ok", 3, 0.25), "images_total", {"outcome": "ok"}, 3),
+        (CallEnded("ok", 3, 0.25), "call_seconds_sum", {"outcome": "ok"}, 0.25),
+        (CallEnded("timed_out", 1, 9), "call_seconds_bucket", {"outcome": "timed_out", "le": "5.0"}, 0),
+        (CallEnded("timed_out", 1, 9), "call_seconds_bucket", {"outcome": "timed_out", "le": "10.0"}, 1),
+        (BatchSent(5, (0.5, 0.25)), "batch_images_sum", {}, 5),
+        (BatchSent(5, (0.5, 0.25)), "batch_images_bucket", {"le": "4.0"}, 0),
+        (BatchSent(5, (0.5, 0.25)), "phase_seconds_sum", {"phase": "queued"}, 0.75),
+        (BatchSent(5, (0.5, 0.25)), "phase_seconds_count", {"phase": "queued"}, 2),
+        (BatchAnswered(5, 1, 2, 4), "phase_seconds_sum", {"phase": "encoded"}, 1),
+        (BatchAnswered(5, 1, 2, 4), "phase_seconds_sum", {"phase": "served"}, 2),
+        (BatchAnswered(5, 1, 2, 4), "phase_seconds_sum", {"phase": "decoded"}, 4),
+        (Attempted("a:1", "overloaded"), "attempts_total", {"replica": "a:1", "outcome": "overloaded"}, 1),
+        (Retried("unavailable"), "retries_total", {"reason": "unavailable"}, 1),
+        (RetryDenied("overloaded"), "retries_denied_total", {"reason": "overloaded"}, 1),
+        (Hedged(won=True), "hedges_total", {"result": "won"}, 1),
+        (Hedged(won=True), "hedges_total", {"result": "lost"}, 0),
+        (Hedged(won=False), "hedges_total", {"result": "lost"}, 1),
+        (Ejected("a:1"), "ejections_total", {"replica": "a:1"}, 1),
+        (LeftToWire("a:1", "full"), "left_to_wire_total", {"reason": "full"}, 1),
+        (LeftToWire("a:1", "full"), "left_to_wire_total", {"reason": "refused"}, 0),
+    ],
+)
+def test_an_event_adds_its_values_and_a_second_one_adds_them_again(shown, event, name, labels, value):
+    metrics, read = shown
+    metrics(event)
+    assert read(name, **labels) == value
+    metrics(event)
+    assert read(name, **labels) == 2 * value
+
+
+def test_every_outcome_and_reason_is_zero_before_it_happens(shown):
+    _, read = shown
+    assert len(ERRORS) == 8
+    for outcome in ("ok", "given_up", *map(outcome_of, ERRORS)):
+        assert read("calls_total", outcome=outcome) == 0, outcome
+        assert read("images_total", outcome=outcome) == 0, outcome
+    for reason in filter(None, map(reason_of, ERRORS)):
+        assert read("retries_total", reason=reason) == 0, reason
+        assert read("retries_denied_total", reason=reason) == 0, reason
+
+
+async def test_calls_of_a_client_are_counted_with_their_phases_and_attempts(shown, scripted):
+    metrics, read = shown
+    _, target = scripted
+    async with Client(target, listeners=[metrics]) as client:
+        await client.signature()
+        assert read("attempts_total", replica=target, outcome="ok") == 1
+        await asyncio.gather(*(client.infer(IMAGE) for _ in range(3)))
+    assert read("calls_total", outcome="ok") == read("images_total", outcome="ok") == 3
+    assert read("call_seconds_count", outcome="ok") == read("phase_seconds_count", phase="queued") == 3
+    assert read("batch_images_count") == 1
+    assert read("batch_images_sum") == 3
+    assert [read("phase_seconds_count", phase=phase) for phase in ("encoded", "served", "decoded")] == [1, 1, 1]
+    assert read("attempts_total", replica=target, outcome="ok") == 2
+
+
+async def test_a_refused_call_is_counted_with_its_attempts_and_retries(shown, scripted):
+    metrics, read = shown
+    server, target = scripted
+    async with Client(target, listeners=[metrics], retries=RetryOptions(first_backoff_s=1e-6, burst=1)) as client:
+        await client.signature()
+        server.fail = (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
+        with pytest.raises(Overloaded):
+            await client.infer(IMAGE)
+    assert read("calls_total", outcome="overloaded") == read("images_total", outcome="overloaded") == 1
+    assert read("calls_total", outcome="ok") == 0
+    assert read("attempts_total", replica=target, outcome="overloaded") == 2
+    assert read("retries_total", reason="overloaded") == 1
+    assert read("retries_denied_total", reason="overloaded") == 1
+
+
+async def test_a_call_in_flight_shows_in_the_gauges_and_a_cancelled_one_is_given_up(shown, scripted):
+    metrics, read = shown
+    server, target = scripted
+    sent = asyncio.Event()
+    tell = lambda event: sent.set() if isinstance(event, BatchSent) else None  # noqa: E731
+    async with Client(target, listeners=[metrics, tell]) as client:
+        await client.signature()
+        server.hang = True
+        call = asyncio.create_task(client.infer(IMAGE))
+        await sent.wait()
+        assert read("queued_images") == 0
+        assert read("batches_in_flight") == 1
+        assert read("batches_in_flight_limit") == client._fleet.replicas.capacity > 0
+        assert read("replicas_known") == read("replicas_usable") == 1
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert read("calls_total", outcome="given_up") == 1
+    assert read("calls_total", outcome="ok") == 0
+    assert read("batches_in_flight") == read("replicas_known") == 0
+
+
+def test_gauges_are_the_sum_of_all_clients_that_are_open(shown):
+    metrics, read = shown
+    first, second = batcher(queued=3, in_flight=1), batcher(queued=4, in_flight=2)
+    replicas, others = replica_set("a:1", "b:1"), replica_set("a:1")
+    assert read("queued_images") == 0
+    metrics.watch(first, replicas)
+    metrics.watch(second, others)
+    replicas.failed(replicas.all[0], errors.Unavailable("away"))
+    assert (read("queued_images"), read("batches_in_flight")) == (7, 3)
+    assert (read("replicas_known"), read("replicas_usable")) == (3, 2)
+    assert read("batches_in_flight_limit") == replicas.capacity + others.capacity
+    second.closed = True
+    assert (read("queued_images"), read("batches_in_flight")) == (3, 1)
+    assert (read("replicas_known"), read("replicas_usable")) == (2, 1)
+
+
+def test_a_new_replica_clears_away_the_series_of_those_that_no_client_knows(shown):
+    metrics, read = shown
+    replicas = replica_set("old:1", "stays:1")
+    metrics.watch(batcher(), replicas)
+    metrics.watch(batcher(), replica_set("others:1"))
+    for address in ("old:1", "stays:1", "others:1"):
+        metrics(Attempted(address, "ok"))
+        metrics(Ejected(address))
+    replicas.update(["stays:1", "new:1"])
+    metrics(Attempted("old:1", "given_up"))
+    assert read("attempts_total", replica="old:1", outcome="given_up") == 1
+    metrics(Attempted("new:1", "ok"))
+    assert read("attempts_total", replica="old:1", outcome="ok") is None
+    assert read("attempts_total", replica="old:1", outcome="given_up") is None
+    assert read("ejections_total", replica="old:1") is None
+    for address in ("stays:1", "others:1", "new:1"):
+        assert read("attempts_total", replica=address, outcome="ok") == 1, address
+
+
+def test_replicas_that_come_and_go_for_ever_leave_no_more_than_one_series_behind():
+    registry = CollectorRegistry()
+    metrics, replicas = ClientMetrics(registry), replica_set("0:1")
+    metrics.watch(batcher(), replicas)
+    for number in range(50):
+        replicas.update([f"{number}:1"])
+        metrics(Attempted(f"{number}:1", "ok"))
+        metrics(Attempted(f"{number - 1}:1", "given_up"))  # an answer that came late
+    family = next(each for each in registry.collect() if each.name == "alexnet_client_attempts")
+    assert {sample.labels["replica"] for sample in family.samples} == metrics._addresses == {"48:1", "49:1"}
+
+
+def test_without_a_client_to_ask_every_replica_is_kept(shown):
+    metrics, read = shown
+    for address in ("a:1", "b:1", "a:1"):
+        metrics(Attempted(address, "ok"))
+    assert read("attempts_total", replica="a:1", outcome="ok") == 2
+
+
+async def test_one_instance_counts_for_several_clients(shown, scripted):
+    metrics, read = shown
+    _, target = scripted
+    async with Client(target, listeners=[metrics]) as one, Client(target, listeners=[metrics]) as other:
+        await asyncio.gather(one.infer(IMAGE), other.infer(IMAGE))
+        assert read("calls_total", outcome="ok") == read("replicas_known") == 2
+
+
+def test_a_second_instance_in_a_registry_is_refused_and_the_first_goes_on():
+    registry = CollectorRegistry()
+    first = ClientMetrics(registry)
+    with pytest.raises(BadInput, match="give the one ClientMetrics to all clients"):
+        ClientMetrics(registry)
+    first(CallEnded("ok", 1, 0.1))
+    assert registry.get_sample_value("alexnet_client_calls_total", {"outcome": "ok"}) == 1
+
+
+def test_a_refused_instance_leaves_nothing_in_the_registry():
+    registry = CollectorRegistry()
+    Counter("alexnet_client_hedges", "Somebody else's.", registry=registry)
+    with pytest.raises(BadInput, match="alexnet_client_hedges"):
+        ClientMetrics(registry)
+    assert [each.name for each in registry.collect()] == ["alexnet_client_hedges"]
+
+
+def test_the_values_are_served_over_http_until_the_server_is_closed():
+    registry = CollectorRegistry()
+    ClientMetrics(registry)(CallEnded("ok", 1, 0.1))
+    with serve_metrics(0, registry=registry) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request("GET", "/metrics")
+        body = connection.getresponse().read().decode()
+        connection.close()
+    assert 'alexnet_client_calls_total{outcome="ok"} 1.0' in body.splitlines()
+    serve_metrics(server.port, registry=registry).close()
+
+
+def test_a_port_in_use_is_named_with_the_remedy():
+    registry = CollectorRegistry()
+    with (
+        serve_metrics(0, registry=registry) as server,
+        pytest.raises(BadInput, match=f"127.0.0.1:{server.port}: another program listens there; end it, or choose"),
+    ):
+        serve_metrics(server.port, registry=registry)
+
+
+@pytest.mark.parametrize(
+    ("port", "address", "says"),
+    [(0, "192.0.2.1", "cannot assign requested address; choose another address"), (65536, "127.0.0.1", "0 to 65535")],
+)
+def test_a_place_where_nobody_can_listen_is_bad_input(port, address, says):
+    with pytest.raises(BadInput, match=says):
+        serve_metrics(port, address=address, registry=CollectorRegistry())
