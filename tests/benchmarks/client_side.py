@@ -14,22 +14,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import grpc.aio
 import numpy as np
 import tritonclient.grpc.aio as triton
-from loads import Ask, Measured, closed_loop
+from loads import TIMEOUT_S, Ask, Measured, closed_loop, ready_requests
 from rows import Row, spread
 from servers import as_found, published, running
 from tritonclient.grpc import InferInput, InferRequestedOutput
 
 from alexnet_client import BatchOptions, Client
-from alexnet_client.codec import encode_request
-from alexnet_client.connection import CHANNEL_OPTIONS
 
 ROUNDS, SECONDS, TASKS = 9, 1.5, 64
-TIMEOUT_S = 60.0
 OUTPUTS = ("logits", "probabilities")
-INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 def bench_client(models: dict[str, bytes], labels: Sequence[str]) -> Iterator[Row]:
@@ -67,9 +62,7 @@ async def singles(stack: AsyncExitStack, target: str, tensor: str, images: np.nd
     unbatched = BatchOptions(max_batch=1, most_in_flight=TASKS)
     alone = await stack.enter_async_context(Client(target, timeout_s=TIMEOUT_S, batching=unbatched))
     theirs = await stack.enter_async_context(triton.InferenceServerClient(target))
-    channel = await stack.enter_async_context(grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS))
-    call = channel.unary_unary(INFER, request_serializer=None, response_deserializer=None)
-    ready = [encode_request("alexnet", {tensor: image[np.newaxis]}, OUTPUTS).SerializeToString() for image in images]
+    bare = await stack.enter_async_context(ready_requests(target, images, tensor=tensor))
 
     async def ask_theirs(caller: int) -> Any:
         image = images[caller % 64][np.newaxis]
@@ -82,7 +75,7 @@ async def singles(stack: AsyncExitStack, target: str, tensor: str, images: np.nd
         "ours": lambda caller: ours.infer(images[caller % 64][np.newaxis]),
         "unbatched": lambda caller: alone.infer(images[caller % 64][np.newaxis]),
         "tritonclient": ask_theirs,
-        "bare": lambda caller: call(ready[caller % 64], timeout=TIMEOUT_S),
+        "bare": bare,
     }
 
 

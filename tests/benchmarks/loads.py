@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -18,7 +18,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from alexnet_client import BatchOptions
 from alexnet_client.admin import admin_metadata
+from alexnet_client.codec import encode_request
+from alexnet_client.connection import CHANNEL_OPTIONS
 
+INFER, TIMEOUT_S = "/inference.GRPCInferenceService/ModelInfer", 60.0
 EACH_ALONE = BatchOptions(max_batch=1, least_in_flight=256, most_in_flight=256)
 """For clients that stand for many separate ones: every call is a request of its own, sent at once."""
 Ask = Callable[[int], Awaitable[Any]]
@@ -94,6 +97,18 @@ def through_shared_memory(target: str, images: np.ndarray, region: str) -> Itera
     finally:
         memory.close()
         memory.unlink()
+
+
+@asynccontextmanager
+async def ready_requests(target: str, images: np.ndarray, *, tensor: str = "image") -> AsyncIterator[Ask]:
+    """Requests of one image each, made beforehand and sent by a bare gRPC call: what is left is the server's cost."""
+    requests = [
+        encode_request("alexnet", {tensor: image[np.newaxis]}, ("logits", "probabilities")).SerializeToString()
+        for image in images
+    ]
+    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        call = channel.unary_unary(INFER, request_serializer=None, response_deserializer=None)
+        yield lambda caller: call(requests[caller % len(requests)], timeout=TIMEOUT_S)
 
 
 class Raw:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from loads import EACH_ALONE, Raw, closed_loop, open_loop, through_shared_memory
+from loads import EACH_ALONE, Ask, Raw, closed_loop, open_loop, ready_requests, through_shared_memory
 from PIL import Image
 from rows import Row, spread
 from servers import as_found, published, running
@@ -48,15 +48,16 @@ async def _rows(precision: str, repository: Path, images: np.ndarray) -> AsyncIt
         beside = (server.memory() - weights) / 2**20
         yield single(f"{precision}: memory beside the weights, at the start", beside, "MiB", 400, at_most=True)
         async with (
+            ready_requests(server.target, images) as single_images,
             Client(server.target, timeout_s=DEADLINE_S, batching=EACH_ALONE) as client,
             Client(server.target, timeout_s=DEADLINE_S) as batching,
         ):
             await client.signature()
-            async for row in against_raw(precision, raw, client, batching, images):
+            async for row in against_raw(precision, raw, client, batching, single_images, images):
                 yield row
             if precision == "int8":
-                yield await growth(client, images)
-                yield await at_four_fifths(client, images, raw)
+                yield await growth(single_images)
+                yield await at_four_fifths(single_images, raw)
                 yield await bursts(client, images)
         if precision == "int8":
             async with Client(
@@ -68,7 +69,7 @@ async def _rows(precision: str, repository: Path, images: np.ndarray) -> AsyncIt
 
 
 async def against_raw(
-    precision: str, raw: Raw, client: Client, batching: Client, images: np.ndarray
+    precision: str, raw: Raw, client: Client, batching: Client, single_images: Ask, images: np.ndarray
 ) -> AsyncIterator[Row]:
     """Saturated through TCP and shared memory, single images, and one in flight; all sides in turns."""
     target = client.target
@@ -79,7 +80,7 @@ async def against_raw(
             *(1, 128, 0.95),
         ),
         "single-image requests over TCP, 64 in flight": (
-            lambda caller: client.infer(images[caller : caller + 1]),
+            single_images,
             *(1, 64, 0.87 if precision == "int8" else None),
         ),
     }
@@ -115,17 +116,12 @@ async def against_raw(
     )
 
 
-async def growth(client: Client, images: np.ndarray) -> Row:
+async def growth(single_images: Ask) -> Row:
     """Throughput from 1 to 64 in flight: the worst that a further step does to the best so far."""
     falls, rates = [], {}
     for _ in range(STEPS):
         for in_flight in IN_FLIGHT:
-            found = await closed_loop(
-                lambda caller: client.infer(images[caller : caller + 1]),
-                images=1,
-                in_flight=in_flight,
-                seconds=SECONDS,
-            )
+            found = await closed_loop(single_images, images=1, in_flight=in_flight, seconds=SECONDS)
             rates.setdefault(in_flight, []).append(found.rate)
         best = 0.0
         worst = 1.0
@@ -140,11 +136,10 @@ async def growth(client: Client, images: np.ndarray) -> Row:
     )
 
 
-async def at_four_fifths(client: Client, images: np.ndarray, raw: Raw) -> Row:
+async def at_four_fifths(send: Ask, raw: Raw) -> Row:
     """p99 of single images at 80 % of what the server can take, against the time of one batch of 64."""
     ratios = []
     for turn in range(5):
-        send = lambda caller: client.infer(images[caller % 64 : caller % 64 + 1])  # noqa: E731
         capacity = (await closed_loop(send, images=1, in_flight=64, seconds=SECONDS)).rate
         batch_s = statistics.median(raw.latencies_s(SECONDS / 2, 64))
         found = await open_loop(send, rate=0.8 * capacity, seconds=3 * SECONDS, seed=turn)
