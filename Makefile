@@ -48,10 +48,10 @@ SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train export verify report bench sweep soak gpu-check serve classify doctor test lint lock clean force
+.PHONY: help setup demo train export verify report bench sweep soak soak-client gpu-check serve classify doctor test lint lock clean force
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Your own images (path/train/<class>/*.jpg and path/val/<class>/*.jpg), or ImageNet's published weights:"
 	@echo "  make export DATA=folder DATA_DIR=path REPOSITORY=build/mine"
@@ -107,6 +107,9 @@ sweep: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## measure the batching settings tha
 
 soak: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## good and bad load for MINUTES=10, memory and latency watched, a verdict at the end
 	@$(BIN)/python tests/benchmarks/soak.py --repository $(REPOSITORY) --minutes $(MINUTES) --output $(BUILD)/soak
+
+soak-client: $(STAMP) ## an hour's worth of requests through the client against a fake server (2 minutes)
+	@$(BIN)/python tests/benchmarks/soak_client.py
 
 gpu-check: $(STAMP) ## run every GPU path that this machine has, with the roofline fraction of each figure
 	@$(BIN)/alexnet-export gpu-check --output $(BUILD)/gpu-check

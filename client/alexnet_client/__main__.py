@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,7 @@ from alexnet_client.evaluate import Answered, Evaluation, evaluate_folder
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Classify images on a Triton server.")
 console = Console(markup=False, highlight=False)  # names of files and classes may hold brackets
 
-Target = Annotated[str, typer.Option("--target", "-t", help="host:port of the server's gRPC endpoint")]
+Target = Annotated[str, typer.Option("--target", "-t", help="host:port of a server's gRPC endpoint; several with commas between")]
 Model = Annotated[str, typer.Option("--model", "-m", help="name of the model on the server")]
 Timeout = Annotated[float, typer.Option("--timeout", help="deadline of each call, seconds")]
 Json = Annotated[bool, typer.Option("--json", help="print the JSON line only")]
@@ -37,16 +38,21 @@ def classify(
     top: Annotated[int, typer.Option(min=1, help="how many labels to name")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Print the top labels of each image; exits 1 if one of them could not be read."""
+    """Print the top labels of each image, many at a time; exits 1 if one of them could not be read."""
 
     async def run() -> tuple[list[tuple[Path, Classification]], list[str]]:
         answers, broken = [], []
         async with Client(target, model=model, timeout_s=timeout) as client:
-            for file in files:
-                try:
-                    answers.append((file, await client.classify(file, top=top)))
-                except ImageError as error:
-                    broken.append(str(error))
+            answered = client.classify_many(files, top=top, return_errors=True)
+            hidden = as_json or not console.is_terminal or len(files) < 100
+            for file in track(files, "Classifying", disable=hidden, console=console):
+                answer = await anext(answered)
+                if isinstance(answer, Classification):
+                    answers.append((file, answer))
+                elif isinstance(answer, ImageError):
+                    broken.append(str(answer))
+                else:
+                    raise answer
         return answers, broken
 
     answers, broken = _run(run())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +22,11 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from loads import TIMEOUT_S, Ask, Measured, closed_loop, ready_requests
 from rows import Row, spread
-from servers import as_found, published, running
+from servers import Running, as_found, published, running
 from tritonclient.grpc import InferInput, InferRequestedOutput
 
-from alexnet_client import BatchOptions, Client
+from alexnet_client import BatchOptions, Client, Overloaded
+from alexnet_client.events import CallEnded, Event
 
 ROUNDS, SECONDS, TASKS = 9, 1.5, 64
 OUTPUTS = ("logits", "probabilities")
@@ -51,9 +56,50 @@ async def rows(repository: Path, images: np.ndarray) -> AsyncIterator[Row]:
             yield tail(found)
             found = await in_turns({name: (sides[name], 1, 1) for name in ("ours", "bare")})
             yield lone(found)
+        with running(tiny_queue(repository), "--config-name", "bounded") as bounded:
+            yield await overload(bounded, images)
         for name, goal_us, shared in (("over loopback", 100, False), ("through shared memory", 30, True)):
             async with Client(server.target, timeout_s=TIMEOUT_S, shared_memory=shared) as client:
                 yield await cost_at_32(name, client, images, goal_us)
+
+
+async def overload(server: Running, images: np.ndarray) -> Row:
+    """What is answered of five times as much as a server with a tiny queue can take, against what it can."""
+    batching = BatchOptions(max_queue_images=64, wait_when_full=False)
+    ratios, told = [], Counter[str]()
+    async with Client(server.target, timeout_s=TIMEOUT_S) as steady:
+        for turn in range(5):
+            ask = lambda caller: steady.infer(images[caller % 64][np.newaxis])  # noqa: E731
+            capacity = (await closed_loop(ask, images=1, in_flight=128, seconds=2 * SECONDS)).rate
+            events: list[Event] = []
+            async with Client(
+                server.target, timeout_s=TIMEOUT_S, batching=batching, listeners=[events.append]
+            ) as client:
+
+                async def call(place: int, client: Client = client) -> None:
+                    with suppress(Overloaded):
+                        await client.infer(images[place % 64][np.newaxis])
+
+                await client.infer(images[:1])
+                began, count = time.perf_counter(), int(5 * capacity * 2 * SECONDS)
+                tasks = []
+                for place in range(count):
+                    await asyncio.sleep(max(0.0, began + place / (5 * capacity) - time.perf_counter()))
+                    tasks.append(asyncio.create_task(call(place)))
+                await asyncio.gather(*tasks)
+                took_s = time.perf_counter() - began
+            outcomes = Counter(each.outcome for each in events if isinstance(each, CallEnded))
+            if turn:
+                ratios.append(outcomes["ok"] / took_s / capacity)
+                told.update(outcomes)
+    figures = ", ".join(f"{count:,} {outcome}" for outcome, count in told.most_common())
+    return spread(
+        "client: answered at five times the capacity of a server with a queue of 4 requests",
+        "goodput / capacity",
+        ratios,
+        goal=0.9,
+        figures=figures,
+    )
 
 
 async def singles(stack: AsyncExitStack, target: str, tensor: str, images: np.ndarray) -> dict[str, Ask]:
@@ -176,6 +222,17 @@ async def cost_at_32(name: str, client: Client, images: np.ndarray, goal_us: flo
         goal=goal_us,
         at_most=True,
     )
+
+
+def tiny_queue(repository: Path) -> Path:
+    """A copy of a repository whose bounded configuration bounds the queue to 4 requests."""
+    copy = repository.parent / "tiny"
+    shutil.copytree(repository, copy, copy_function=os.link, ignore=shutil.ignore_patterns(".*"))
+    config = copy / "alexnet/configs/bounded.pbtxt"
+    text = config.read_text()
+    config.unlink()  # it is a link
+    config.write_text(text.replace("max_queue_size: 512", "max_queue_size: 4"))
+    return copy
 
 
 @contextmanager
