@@ -34,18 +34,35 @@ def test_every_file_in_the_tree_exists_and_none_is_left_out():
     assert named <= every
 
 
-def test_the_python_example_runs_against_the_real_server(server, tmp_path):
-    example = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(example, server, free_port):
     photo = ROOT / "tests/golden/photo.jpg"
     program = example.replace("127.0.0.1:8001", server.target).replace("photo.jpg", str(photo))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert len(re.findall(r"^ *\d+\.\d%  \w+$", done.stdout, re.MULTILINE)) == 5
+    program = program.replace("serve_metrics(8003)", f"serve_metrics({free_port()})")
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_first_python_example_names_the_best_labels(server, free_port):
+    assert len(re.findall(r"^ *\d+\.\d%  \w+$", run(EXAMPLES[0], server, free_port), re.MULTILINE)) == 5
+
+
+def test_the_second_python_example_batches_what_it_streams(server, free_port):
+    before = [server.metric(f"nv_inference_{name}", "alexnet") for name in ("count", "request_success")]
+    run(EXAMPLES[1].replace("* 500", "* 100"), server, free_port)
+    images, requests = (
+        server.metric(f"nv_inference_{name}", "alexnet") - earlier
+        for name, earlier in zip(("count", "request_success"), before, strict=True)
+    )
+    assert images == 100 + 1, "and one for the labels"
+    assert requests < 60
 
 
 def test_every_error_the_readme_names_can_be_imported():
     import alexnet_client
 
-    section = README.split("## In Python")[1].split("## Your own model")[0]
+    section = README.split("## In Python")[1].split("\n## ")[0]
     named = set(re.findall(r"`([A-Z]\w+)`", section))
     assert {"BadInput", "Overloaded", "ClientError"} <= named
     assert all(issubclass(getattr(alexnet_client, name), alexnet_client.ClientError) for name in named)
