@@ -23,7 +23,9 @@ from alexnet_client.evaluate import Answered, Evaluation, evaluate_folder
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Classify images on a Triton server.")
 console = Console(markup=False, highlight=False)  # names of files and classes may hold brackets
 
-Target = Annotated[str, typer.Option("--target", "-t", help="host:port of a server's gRPC endpoint; several with commas between")]
+Target = Annotated[
+    str, typer.Option("--target", "-t", help="host:port of a server's gRPC endpoint; several with commas between")
+]
 Model = Annotated[str, typer.Option("--model", "-m", help="name of the model on the server")]
 Timeout = Annotated[float, typer.Option("--timeout", help="deadline of each call, seconds")]
 Json = Annotated[bool, typer.Option("--json", help="print the JSON line only")]

@@ -108,7 +108,7 @@ class Batcher:
         if self._tracing is not None:
             caller.span = self._tracing.caller()
         self._queue.append(caller)
-        self._wake()
+        self.wake()
         try:
             async with asyncio.timeout(max(0.0, deadline.at - deadline.clock())):
                 return await caller.answer
@@ -129,9 +129,9 @@ class Batcher:
             task.cancel()
         await asyncio.gather(*self._in_flight, return_exceptions=True)
 
-    def _wake(self) -> None:
-        """Decide once all tasks that can run now have had their turn: callers who come together leave together."""
-        if not self._flushing:
+    def wake(self) -> None:
+        """Decide anew, once all tasks that can run now have had their turn: callers who come together leave together."""
+        if not self._flushing and not self._closed:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
 
@@ -175,7 +175,7 @@ class Batcher:
 
         def done(_: asyncio.Task[None]) -> None:
             self._in_flight.discard(task)
-            self._wake()
+            self.wake()
 
         for each in batch:
             each.answer.add_done_callback(abandon)

@@ -71,6 +71,9 @@ class ReplicaSet:
         clock: seconds.
         chance: source of randomness.
         on_ejected: told when one is taken out.
+
+    Attributes:
+        on_change: called when there is room elsewhere than before: one was ejected, is back, or is new.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class ReplicaSet:
     ) -> None:
         self._bounds, self._clock, self._chance = bounds, clock, chance
         self._on_ejected = on_ejected
+        self.on_change: Callable[[], None] = lambda: None
         self._replicas: dict[str, Replica] = {}
         self.update(addresses)
 
@@ -99,8 +103,12 @@ class ReplicaSet:
 
     @property
     def capacity(self) -> int:
-        """Requests that may be in flight in all; at least one, which will say what is wrong if nothing is in use."""
-        return max(1, sum(each.limit.limit for each in self.usable))
+        """Requests that may be in flight in all; at least one, which will say what is wrong if nothing is in use.
+
+        What is still outstanding at ejected ones takes no place from the others.
+        """
+        stuck = sum(each.outstanding for each in self._replicas.values() if not each.usable)
+        return max(1, sum(each.limit.limit for each in self.usable)) + stuck
 
     def update(self, addresses: Iterable[str]) -> tuple[list[Replica], list[Replica]]:
         """Make these addresses the set; those that stay keep what is known of them. Returns the new and the gone."""
@@ -109,6 +117,7 @@ class ReplicaSet:
         new = [Replica(each, AdaptiveLimit(self._bounds)) for each in wanted if each not in self._replicas]
         known = self._replicas | {each.address: each for each in new}
         self._replicas = {address: known[address] for address in wanted}
+        self.on_change()
         return new, gone
 
     def choose(self, *, without: Collection[Replica] = ()) -> Replica:
@@ -169,6 +178,7 @@ class ReplicaSet:
         if dead and replica.usable and not last:
             replica.probe_s = now_s + replica.pause_s
             self._on_ejected(replica)
+            self.on_change()
 
     def due(self) -> list[Replica]:
         """The ejected ones that are to be probed now."""
@@ -179,6 +189,7 @@ class ReplicaSet:
         """What came of a probe: back in use, or left alone for longer."""
         if error is None:
             replica.probe_s, replica.faults, replica.silent_since_s = None, 0, None
+            self.on_change()
             return
         replica.last_error = error
         replica.pause_s = min(2 * replica.pause_s, LONGEST_PAUSE_S)

@@ -47,6 +47,7 @@ class ServedModel:
             on_event=on_event,
             tracing=tracing,
         )
+        fleet.replicas.on_change = self.batcher.wake
         self._asking = asyncio.Lock()  # many callers at once ask for signature and labels once
         self._signature: ModelSignature | None = None
         self._labels: dict[str, tuple[str, ...]] = {}

@@ -107,6 +107,21 @@ async def test_no_more_requests_fly_than_the_limit_and_the_rest_fills_batches():
     assert (under.queued, under.in_flight) == (0, 0)
 
 
+async def test_who_waits_for_room_on_the_wire_goes_when_there_is_more():
+    wire, capacity = Wire(), [1]
+    wire.open.clear()
+    under = Batcher(wire.send, options=BatchOptions(), capacity=lambda: capacity[0], on_event=lambda event: None)
+    tasks = [asyncio.create_task(under.submit(image(1), soon()))]
+    await until(lambda: wire.sizes == [1])
+    tasks.append(asyncio.create_task(under.submit(image(2), soon())))
+    await until(lambda: under.queued == 1)
+    capacity[0] = 2
+    under.wake()
+    await until(lambda: wire.sizes == [1, 1])
+    wire.open.set()
+    await asyncio.gather(*tasks)
+
+
 async def test_parts_of_several_images_are_not_torn_apart():
     wire = Wire()
     under = batcher(wire)

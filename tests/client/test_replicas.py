@@ -153,6 +153,25 @@ def test_capacity_is_what_the_usable_ones_take_and_never_nothing(trio):
     assert trio.capacity == 1
 
 
+def test_what_is_stuck_at_an_ejected_replica_takes_no_place_from_the_others(trio, clock):
+    stopped = of(trio, "a:1")
+    for _ in range(2):
+        trio.sent(stopped)
+    clock.now += 2.0
+    trio.failed(stopped, TimedOut("silent"))
+    assert not stopped.usable
+    assert trio.capacity - stopped.outstanding == 4
+
+
+def test_whoever_waits_for_room_is_told_when_there_may_be_some(trio):
+    told = []
+    trio.on_change = lambda: told.append(trio.capacity)
+    eject(trio, "a:1")
+    trio.probed(of(trio, "a:1"), None)
+    trio.update(["a:1"])
+    assert told == [4, 6, 2]
+
+
 def test_new_addresses_join_and_known_ones_keep_what_is_known(trio):
     eject(trio, "a:1")
     new, gone = trio.update(["a:1", "d:1"])
