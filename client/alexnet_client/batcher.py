@@ -103,6 +103,9 @@ class Batcher:
             raise Closed("this client is closed")
         images, nbytes = len(part), part.nbytes
         await self._room.take(images, nbytes, deadline)
+        if self.closed:  # while it waited for room
+            self._room.give(images, nbytes)
+            raise Closed("this client is closed")
         loop = asyncio.get_running_loop()
         caller = Caller(part, deadline, Waiting(images, time.monotonic(), deadline.at), loop.create_future())
         if self._tracing is not None:

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -174,8 +174,9 @@ class Client:
                     return error
                 raise
 
-        async for answer in in_order(one, images, window=window or self.window):
-            yield answer
+        async with aclosing(in_order(one, images, window=window or self.window)) as answers:
+            async for answer in answers:
+                yield answer
 
     @property
     def window(self) -> int:

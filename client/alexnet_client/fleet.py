@@ -193,7 +193,7 @@ class Fleet:
 
     async def _ready(self) -> None:
         """Know the addresses, and look after the replicas from now on."""
-        if self._tending is None:
+        if self._tending is None or self._tending.done():
             self._tending = asyncio.create_task(self._tend(), name="alexnet-client tends its replicas")
         if not self.replicas.all:
             await self._resolve()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -13,7 +13,7 @@ Answer = TypeVar("Answer")
 
 async def in_order(
     work: Callable[[Item], Awaitable[Answer]], items: Iterable[Item] | AsyncIterable[Item], *, window: int
-) -> AsyncIterator[Answer]:
+) -> AsyncGenerator[Answer, None]:
     """What ``work`` makes of each item, in order; at most ``window`` items are taken and not yet given back.
 
     An item whose work fails raises in its place; the rest is cancelled then, as it is when the stream is closed early.

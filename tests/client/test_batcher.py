@@ -283,6 +283,18 @@ async def test_closing_tells_who_waits_and_who_flies():
         await under.submit(image(9), soon())
 
 
+async def test_closing_tells_who_waits_for_room_in_the_queue():
+    wire = Wire()
+    wire.open.clear()
+    under = batcher(wire, limit=1, max_batch=1, max_queue_images=1)
+    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(6)]
+    await until(lambda: wire.sizes == [1])
+    await under.close()
+    found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 2)
+    assert [type(each) for each in found] == [Closed] * 6
+    assert under.queued == 0
+
+
 async def test_two_thousand_callers_of_whom_half_give_up_leave_nothing_behind():
     wire = Wire()
     under = batcher(wire, max_batch=32, limit=2)

@@ -147,3 +147,15 @@ async def test_nonsense_options_are_refused_at_once(scripted):
         for nothing in ([1, 2], np.uint8(1), np.array(7, np.uint8)):
             with pytest.raises(BadInput, match="a batch is uint8"):
                 await client.infer(nothing)
+
+
+async def test_a_stream_that_is_left_early_leaves_no_calls(scripted):
+    _, target = scripted
+    async with Client(target) as client:
+        await client.classify(image(0))
+        before = len(asyncio.all_tasks())
+        stream = client.classify_many(image(number % 3) for number in range(1000))
+        assert (await anext(stream)).top[0].index == 0
+        await stream.aclose()
+        await asyncio.sleep(0.05)  # what was sent is answered
+        assert len(asyncio.all_tasks()) <= before
