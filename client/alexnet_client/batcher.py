@@ -101,7 +101,7 @@ class Batcher:
         """
         if self._closed:
             raise Closed("this client is closed")
-        images, nbytes = len(part), part.nbytes
+        images, nbytes = len(part), _size(part)
         await self._room.take(images, nbytes, deadline)
         if self.closed:  # while it waited for room
             self._room.give(images, nbytes)
@@ -163,7 +163,7 @@ class Batcher:
         for each in batch:
             each.left = True
         images = sum(each.waiting.images for each in batch)
-        self._room.give(images, sum(each.part.nbytes for each in batch))
+        self._room.give(images, sum(_size(each.part) for each in batch))
         self._on_event(BatchSent(images, tuple(now_s - each.waiting.since_s for each in batch)))
         task = asyncio.create_task(self._deliver(batch))
         self._in_flight.add(task)
@@ -219,6 +219,11 @@ class Batcher:
             raise ServerFault(f"the answer has {len(answer.logits)} rows for {images} images")
         self._latency_s += LATEST * (time.monotonic() - began_s - self._latency_s)
         return answer
+
+
+def _size(part: Array) -> int:
+    """Bytes of its contents; an array of files itself holds no more than where they are."""
+    return sum(map(len, part.ravel())) if part.dtype.hasobject else part.nbytes
 
 
 def _hand_out(batch: Sequence[Caller], answer: BatchAnswer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import time
@@ -117,9 +118,11 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections; calls in flight and in the queue are told ``Closed``."""
-        await self._model.batcher.close()
-        await self._fleet.close()
-        self._decoders.close()
+        try:
+            await self._model.batcher.close()
+        finally:
+            self._decoders.close()
+            await self._fleet.close()
 
     async def classify(self, image: ImageSource, *, top: int = 5, timeout_s: float | None = None) -> Classification:
         """Classify one image.
@@ -256,7 +259,10 @@ class Client:
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
-            listener(event)
+            try:
+                listener(event)
+            except Exception:
+                logging.getLogger(__name__).exception("a listener failed; the call goes on")
 
 
 def _grpc_name(targets: Targets) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from alexnet_client.errors import TimedOut
@@ -21,6 +23,19 @@ class Deadline:
     def after(cls, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> Deadline:
         """The deadline ``timeout_s`` seconds from now."""
         return cls(clock() + timeout_s, timeout_s, clock)
+
+    @asynccontextmanager
+    async def over(self, doing: str) -> AsyncIterator[None]:
+        """Ends the block when the deadline passes.
+
+        Raises:
+            TimedOut: it did; the text names ``doing``.
+        """
+        try:
+            async with asyncio.timeout(self.remaining_s(doing)):
+                yield
+        except TimeoutError:
+            raise TimedOut(f"the deadline of {self.timeout_s:g} s passed while {doing}") from None
 
     def remaining_s(self, doing: str) -> float:
         """Seconds left.

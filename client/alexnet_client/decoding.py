@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet_client.codec import Array
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, TimedOut
+from alexnet_client.errors import BadInput, Closed, TimedOut
 from alexnet_client.images import ImageSource, load_pixels, read_file
 
 
@@ -26,6 +26,7 @@ class Decoders:
             raise BadInput(f"decoders must not be negative, got {threads}")
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool: ThreadPoolExecutor | None = None  # made when it is needed: pixels need none
+        self._closed = False
         self._places = asyncio.Semaphore(2 * self._threads)
 
     async def load(self, image: ImageSource, *, encoded: bool, deadline: Deadline) -> Array:
@@ -41,6 +42,8 @@ class Decoders:
             return np.array([[image]], object)
         try:
             async with asyncio.timeout(deadline.remaining_s("waiting to decode")), self._places:
+                if self._closed:
+                    raise Closed("this client is closed")
                 loop = asyncio.get_running_loop()
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="alexnet-client-decode")
@@ -52,5 +55,6 @@ class Decoders:
 
     def close(self) -> None:
         """End the threads once they have finished what they do."""
+        self._closed = True
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=False)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import ClientError, TimedOut, Unavailable
+from alexnet_client.errors import ClientError, Closed, TimedOut, Unavailable
 from alexnet_client.events import Attempted, Ejected, Hedged, Listener, Retried, RetryDenied, outcome_of
 from alexnet_client.limit import LimitRange
 from alexnet_client.replicas import Replica, ReplicaSet
@@ -80,12 +80,13 @@ class Fleet:
         Raises:
             ClientError: what the last attempt came to.
         """
-        await self._ready()
+        await self._ready(deadline)
         self._budget.deposit()
         tried: list[Replica] = []
         attempt = 0
         while True:
             attempt += 1
+            self._check_open()
             replica = self.replicas.choose(without=tried)
             try:
                 return await self._hedged(replica, call, deadline, images)
@@ -102,12 +103,11 @@ class Fleet:
         self._closed = True
         if self._tending is not None:
             self._tending.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._tending
+            await asyncio.gather(self._tending, return_exceptions=True)
         for closing in self._closing:
             closing.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
-        for transport in self._transports.values():
+        for transport in list(self._transports.values()):
             await transport.close()
 
     async def _before_again(self, error: ClientError, attempt: int, tried: list[Replica], deadline: Deadline) -> None:
@@ -115,7 +115,9 @@ class Fleet:
         others = any(each not in tried for each in self.replicas.usable)
         left_s = deadline.at - deadline.clock()
         step = again(error, attempt=attempt, others=others, left_s=left_s, options=self._retries, chance=self._chance)
-        if step is None or self._closed:
+        if self._closed:
+            raise Closed("this client is closed") from error
+        if step is None:
             raise self._verdict(error)
         if not self._budget.take():
             self._on_event(RetryDenied(step.reason))
@@ -162,7 +164,8 @@ class Fleet:
         racing = {first}
         try:
             await asyncio.wait(racing, timeout=patience_s)
-            if first.done() or not self._budget.take():
+            elsewhere = any(each is not replica for each in self.replicas.usable)
+            if first.done() or not elsewhere or not self._budget.take():
                 return await first
             other = self.replicas.choose(without=[replica])
             second = asyncio.ensure_future(self._attempt(other, call, deadline, images))
@@ -188,15 +191,22 @@ class Fleet:
 
     def _transport(self, address: str) -> Transport:
         if address not in self._transports:
+            self._check_open()
             self._transports[address] = self._connect(address)
         return self._transports[address]
 
-    async def _ready(self) -> None:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("this client is closed")
+
+    async def _ready(self, deadline: Deadline) -> None:
         """Know the addresses, and look after the replicas from now on."""
+        self._check_open()
         if self._tending is None or self._tending.done():
             self._tending = asyncio.create_task(self._tend(), name="alexnet-client tends its replicas")
         if not self.replicas.all:
-            await self._resolve()
+            async with deadline.over("looking up the address"):
+                await self._resolve()
 
     async def _tend(self) -> None:
         """Probe what was ejected, and look the name up again, until the client is closed."""
@@ -217,8 +227,8 @@ class Fleet:
         self.replicas.probed(replica, failure)
 
     async def _resolve(self) -> None:
+        self._resolved_s = time.monotonic()  # also if it fails: the next try is as far away
         _, gone = self.replicas.update(await self._targets.resolve())
-        self._resolved_s = time.monotonic()
         for each in gone:
             transport = self._transports.pop(each.address, None)
             if transport is not None:

@@ -7,6 +7,7 @@ randomized load balancing", 2001.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Replica:
         outstanding: requests sent to it and not answered.
         faults: in a row.
         silent_since_s: since when it owes an answer and has given none.
+        silent_s: how long it had owed one when the last request was given up, seconds; idle time does not count.
         slowest_s: of its latencies lately, seconds.
         pause_s: how long it is left alone when it is ejected next, seconds.
         probe_s: when an ejected one is to be probed, on the set's clock; None while it is in use.
@@ -46,6 +48,7 @@ class Replica:
     outstanding: int = 0
     faults: int = 0
     silent_since_s: float | None = None
+    silent_s: float = 0.0
     slowest_s: float = 0.0
     pause_s: float = FIRST_PAUSE_S
     probe_s: float | None = None
@@ -89,6 +92,7 @@ class ReplicaSet:
         self._on_ejected = on_ejected
         self.on_change: Callable[[], None] = lambda: None
         self._replicas: dict[str, Replica] = {}
+        self._gone: list[Replica] = []
         self.update(addresses)
 
     @property
@@ -107,7 +111,7 @@ class ReplicaSet:
 
         What is still outstanding at ejected ones takes no place from the others.
         """
-        stuck = sum(each.outstanding for each in self._replicas.values() if not each.usable)
+        stuck = sum(each.outstanding for each in (*self._replicas.values(), *self._gone) if not each.usable)
         return max(1, sum(each.limit.limit for each in self.usable)) + stuck
 
     def update(self, addresses: Iterable[str]) -> tuple[list[Replica], list[Replica]]:
@@ -117,6 +121,9 @@ class ReplicaSet:
         new = [Replica(each, AdaptiveLimit(self._bounds)) for each in wanted if each not in self._replicas]
         known = self._replicas | {each.address: each for each in new}
         self._replicas = {address: known[address] for address in wanted}
+        for each in gone:
+            each.probe_s = math.inf  # what it still owes takes no place from the others
+        self._gone = [each for each in (*self._gone, *gone) if each.outstanding]
         self.on_change()
         return new, gone
 
@@ -138,11 +145,13 @@ class ReplicaSet:
         """It was sent a request; ``ended`` must follow."""
         replica.outstanding += 1
         if replica.silent_since_s is None:
-            replica.silent_since_s = self._clock()
+            replica.silent_since_s = self._clock() - replica.silent_s
 
     def ended(self, replica: Replica) -> None:
         """A request that was sent is over, whatever became of it."""
         replica.outstanding -= 1
+        if not replica.outstanding and replica.silent_since_s is not None:
+            replica.silent_s, replica.silent_since_s = self._clock() - replica.silent_since_s, None
 
     def answered(self, replica: Replica, latency_s: float, *, images: int, in_flight: int) -> None:
         """It answered well after ``latency_s``; ``in_flight`` requests were at it when this one was sent."""
@@ -188,7 +197,7 @@ class ReplicaSet:
     def probed(self, replica: Replica, error: ClientError | None) -> None:
         """What came of a probe: back in use, or left alone for longer."""
         if error is None:
-            replica.probe_s, replica.faults, replica.silent_since_s = None, 0, None
+            replica.probe_s, replica.faults, replica.silent_since_s, replica.silent_s = None, 0, None, 0.0
             self.on_change()
             return
         replica.last_error = error
@@ -196,6 +205,7 @@ class ReplicaSet:
         replica.probe_s = self._clock() + replica.pause_s
 
     def _spoke(self, replica: Replica) -> None:
+        replica.silent_s = 0.0
         replica.silent_since_s = self._clock() if replica.outstanding > 1 else None
 
     def epitaph(self) -> str:

@@ -56,7 +56,7 @@ class ServedModel:
         """What the servers say of it; asked once, then remembered. Raises ``ClientError``."""
         if self._signature is not None:
             return self._signature
-        async with self._asking:
+        async with deadline.over("waiting for the model's signature"), self._asking:
             if self._signature is None:
                 self._signature = await self._fleet.ask(
                     lambda transport, until: ask_signature(transport, self._name, until), deadline
@@ -68,7 +68,7 @@ class ServedModel:
     async def labels_of(self, version: str, deadline: Deadline) -> tuple[str, ...]:
         """Class names of a release; asked once for each. Raises ``ClientError``."""
         if version not in self._labels:
-            async with self._asking:
+            async with deadline.over("waiting for the labels"), self._asking:
                 if version not in self._labels:
                     await self.ask_labels(version, deadline)
         return self._labels[version]

@@ -36,8 +36,9 @@ class Targets:
         host, port = self.name
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise Unavailable(f"{self.text}: the name has no address ({error.strerror or error}); check it") from None
+        except (OSError, UnicodeError) as error:  # a label that is empty or too long is no Unicode for Python
+            cause = getattr(error, "strerror", None) or error
+            raise Unavailable(f"{self.text}: the name has no address ({cause}); check it") from None
         hosts = sorted({str(each[4][0]) for each in found})
         return [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in hosts]
 

@@ -5,6 +5,7 @@ Everything above this module catches ``alexnet_client.errors``; ``error_from_sta
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Any
 
@@ -117,6 +118,11 @@ class Transport:
         for channel in self._channels:
             await channel.close(None)
 
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
     async def _call(
         self, method: Any, request: Any, deadline: Deadline, metadata: tuple[tuple[str, str], ...] = ()
     ) -> Any:
@@ -127,5 +133,11 @@ class Transport:
             return await method(request, timeout=left, metadata=(*self._metadata, *metadata) or None)
         except grpc.aio.AioRpcError as error:
             raise error_from_status(error.code(), error.details() or "", self.target, deadline.timeout_s) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            # Closing cancels the call, and not the task that waits for it.
+            if self.closed and task is not None and not task.cancelling():
+                raise Closed(f"{self.target}: this client is closed") from None
+            raise
         except grpc.aio.UsageError as error:
             raise Closed(f"{self.target}: this client is closed") from error

@@ -309,3 +309,19 @@ async def test_two_thousand_callers_of_whom_half_give_up_leave_nothing_behind():
     await until(lambda: under.in_flight == 0)
     assert under.queued == 0
     assert len(asyncio.all_tasks()) == before
+
+
+async def test_files_count_with_their_contents(monkeypatch):
+    monkeypatch.setattr(Wire, "send", lambda self, parts, deadline: self.open.wait())
+    wire = Wire()
+    wire.open.clear()
+    under = batcher(wire, limit=1, max_batch=1, max_queue_bytes=1500, wait_when_full=False)
+    file = np.array([[b"x" * 1000]], object)
+    tasks = [asyncio.create_task(under.submit(file, soon()))]
+    await until(lambda: under.in_flight == 1)
+    tasks.append(asyncio.create_task(under.submit(file, soon())))
+    await until(lambda: under.queued == 1)
+    with pytest.raises(QueueFull, match="1,000 bytes"):
+        await under.submit(file, soon())
+    await under.close()
+    await asyncio.gather(*tasks, return_exceptions=True)

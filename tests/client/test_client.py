@@ -159,3 +159,44 @@ async def test_a_stream_that_is_left_early_leaves_no_calls(scripted):
         await stream.aclose()
         await asyncio.sleep(0.05)  # what was sent is answered
         assert len(asyncio.all_tasks()) <= before
+
+
+async def test_each_caller_keeps_its_own_deadline_while_one_asks_for_the_signature(scripted, monkeypatch):
+    _, target = scripted
+    answered = asyncio.Event()
+
+    async def ask(transport, model, deadline):
+        await answered.wait()
+
+    monkeypatch.setattr("alexnet_client.served_model.ask_signature", ask)
+    async with Client(target) as client:
+        first = asyncio.create_task(client.signature(timeout_s=5))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        with pytest.raises(TimedOut, match="waiting for the model's signature"):
+            await client.signature(timeout_s=0.05)
+        assert time.monotonic() - began < 2
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_listener_that_fails_harms_no_call(scripted, caplog):
+    _, target = scripted
+
+    def listener(event):
+        raise ZeroDivisionError
+
+    async with Client(target, listeners=[listener]) as client:
+        assert (await client.classify(image(1))).label == "dog"
+    assert "a listener failed" in caplog.text
+
+
+async def test_closing_tells_who_asks_for_the_labels(scripted):
+    server, target = scripted
+    async with Client(target) as client:
+        await client.signature()
+        server.hang = True
+        task = asyncio.create_task(client.labels())
+        await asyncio.sleep(0.05)
+    with pytest.raises(Closed):
+        await task

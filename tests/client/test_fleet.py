@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.errors import BadInput, Closed, Overloaded, ServerFault, TimedOut, Unavailable
 from alexnet_client.events import Attempted, Ejected, Hedged, Retried, RetryDenied
 from alexnet_client.fleet import Fleet
 from alexnet_client.limit import LimitRange
@@ -246,3 +246,49 @@ async def test_a_timeout_is_the_callers_and_is_not_tried_again(make):
     with pytest.raises(TimedOut):
         await send(fleet)
     assert sum(each.asked for each in replicas.values()) == 1
+
+
+async def test_a_closed_fleet_asks_nobody_and_leaves_no_task(make):
+    fleet, replicas, _ = make()
+    before = len(asyncio.all_tasks())
+    await send(fleet)
+    await fleet.close()
+    with pytest.raises(Closed):
+        await send(fleet)
+    assert sum(each.asked for each in replicas.values()) == 1
+    assert len(asyncio.all_tasks()) == before
+
+
+async def test_closing_ends_a_call_that_waits_to_be_made_again(make):
+    fleet, replicas, _ = make("a:1", first_backoff_s=0.2, longest_backoff_s=0.2)
+    replicas["a:1"].error = Overloaded("full")
+    task = asyncio.create_task(send(fleet))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.001)
+    await fleet.close()
+    with pytest.raises(Closed):
+        await task
+    assert replicas["a:1"].asked == 1
+
+
+async def test_a_slow_lookup_ends_at_the_deadline(make, monkeypatch):
+    async def lookup(host, port, *, type):  # noqa: A002  the name is asyncio's
+        await asyncio.sleep(10)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    fleet, _, _ = make("dns:///triton:1")
+    with pytest.raises(TimedOut, match="looking up the address"):
+        await send(fleet, seconds=0.05)
+
+
+async def test_a_hedge_never_goes_to_the_same_replica_nor_ends_the_first_attempt(make):
+    fleet, replicas, _ = make("a:1,b:1", hedge_quantile=0.95)
+    for _ in range(60):
+        await send(fleet)
+    for each in replicas.values():
+        each.delay_s = 0.1
+    task = asyncio.create_task(send(fleet))
+    await asyncio.sleep(0)
+    for each in fleet.replicas.all:
+        fleet.replicas.failed(each, Unavailable("seen by others"))
+    assert await task in replicas

@@ -178,3 +178,32 @@ def test_new_addresses_join_and_known_ones_keep_what_is_known(trio):
     assert [each.address for each in new] == ["d:1"]
     assert {each.address for each in gone} == {"b:1", "c:1"}
     assert [each.address for each in trio.usable] == ["d:1"]
+
+
+def test_idle_time_is_no_silence(trio, clock):
+    replica = of(trio, "a:1")
+    for idle_s in (60.0, 0.0):
+        trio.sent(replica)
+        clock.now += 0.05
+        trio.failed(replica, TimedOut("given up"))
+        trio.ended(replica)
+        clock.now += idle_s
+    assert replica.usable
+
+
+def test_impatient_callers_find_a_silent_replica_out_together(trio, clock):
+    replica = of(trio, "a:1")
+    for _ in range(30):
+        trio.sent(replica)
+        clock.now += 0.05
+        trio.failed(replica, TimedOut("given up"))
+        trio.ended(replica)
+    assert not replica.usable
+
+
+def test_what_is_stuck_at_a_replica_that_left_takes_no_place_either(trio):
+    stuck = of(trio, "a:1")
+    for _ in range(4):
+        trio.sent(stuck)
+    trio.update(["b:1"])
+    assert trio.capacity - stuck.outstanding == 2
