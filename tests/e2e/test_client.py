@@ -220,9 +220,8 @@ async def test_overload_is_refused_fast_without_a_storm_of_retries(own_server, r
     sent = sum(isinstance(each, BatchSent) for each in events)
     attempts = sum(isinstance(each, Attempted) for each in events)
     assert attempts <= 1.1 * sent + 15, Counter(type(each).__name__ for each in events)
-    assert (
-        sum(isinstance(each, RetryDenied) for each in events) == outcomes["Overloaded"] or outcomes["Overloaded"] == 0
-    )
+    # Whoever's retry was denied is told; others may have used up their attempts.
+    assert sum(isinstance(each, RetryDenied) for each in events) <= outcomes["Overloaded"]
 
 
 async def test_a_thousand_of_two_thousand_callers_who_give_up_harm_nobody_and_leave_nothing(servers, cheap):
