@@ -14,7 +14,7 @@ from alexnet_client.answers import BatchAnswer
 from alexnet_client.batching import BatchOptions, Sleep, Waiting, decide
 from alexnet_client.codec import Array
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, ClientError, Closed, ServerFault, TimedOut
+from alexnet_client.errors import BadInput, ClientError, Closed, RequestRefused, ServerFault, TimedOut
 from alexnet_client.events import BatchSent, Listener
 from alexnet_client.room import Room
 
@@ -67,7 +67,7 @@ class Batcher:
         self._send, self.options, self._capacity, self._on_event = send, options, capacity, on_event
         self._tracing = tracing
         self._queue: deque[Caller] = deque()
-        self._room = Room(options.max_queue_images, options.max_queue_bytes, wait=options.wait_when_full)
+        self._room = Room(options.max_queue_images, options.max_queue_bytes)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._latency_s = 0.0
         self._flushing = False
@@ -89,12 +89,13 @@ class Batcher:
         """Whether it takes no more images."""
         return self._closed
 
-    async def submit(self, part: Array, deadline: Deadline) -> BatchAnswer:
+    async def submit(self, part: Array, deadline: Deadline, *, more: bool = False) -> BatchAnswer:
         """The answers for some images, which travel together and with those of other callers.
 
         Args:
             part: at most as many images as fit a request, the batch axis first. It is read when the batch leaves.
             deadline: of the caller.
+            more: this is a further part of a call that was let in: it waits for room, whatever the options say.
 
         Raises:
             ClientError: this caller's own; others of the batch have theirs.
@@ -102,7 +103,7 @@ class Batcher:
         if self._closed:
             raise Closed("this client is closed")
         images, nbytes = len(part), _size(part)
-        await self._room.take(images, nbytes, deadline)
+        await self._room.take(images, nbytes, deadline, wait=more or self.options.wait_when_full)
         if self.closed:  # while it waited for room
             self._room.give(images, nbytes)
             raise Closed("this client is closed")
@@ -187,22 +188,32 @@ class Batcher:
     async def _deliver(self, batch: list[Caller]) -> None:
         """Send a batch and give each caller its rows, or an exception of its own."""
         try:
-            answer = await self._rows(batch)
-        except BadInput as error:
-            if len(batch) == 1:
-                _fail(batch, error)
-            else:  # one of them is wrong; alone, only that one is refused
-                await asyncio.gather(*(self._deliver([each]) for each in batch if not each.answer.done()))
-        except ClientError as error:
-            _fail(batch, error)
+            await self._answer(batch)
         except asyncio.CancelledError:
             _fail(batch, Closed("this client is closed"))
             raise
         except Exception as error:
             _fail(batch, ServerFault(f"the client itself failed: {error!r}"))
             raise
+
+    async def _answer(self, batch: list[Caller]) -> None:
+        """Send a batch, and its halves if an image in it is refused, so that in the end only that one's caller hears of it.
+
+        The halves go one after the other, in the place that the batch had among those in flight.
+        """
+        try:
+            answer = await self._rows(batch)
+        except ClientError as error:
+            if len(batch) == 1 or not isinstance(error, BadInput) or isinstance(error, RequestRefused):
+                _fail(batch, error)
+                return
         else:
             _hand_out(batch, answer)
+            return
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half:]):
+            if waiting := [each for each in part if not each.answer.done()]:
+                await self._answer(waiting)
 
     async def _rows(self, batch: Sequence[Caller]) -> BatchAnswer:
         """The rows of all callers, counted before any is handed out."""

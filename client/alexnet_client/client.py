@@ -207,7 +207,10 @@ class Client:
                 return await self._model.batcher.submit(images, deadline)
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._model.batcher.submit(part, deadline)) for part in parts]
+                    tasks = [
+                        group.create_task(self._model.batcher.submit(part, deadline, more=place > 0))
+                        for place, part in enumerate(parts)
+                    ]
             except BaseExceptionGroup as errors:
                 raise next((each for each in errors.exceptions if isinstance(each, ClientError)), errors) from None
             return BatchAnswer.joined([task.result() for task in tasks])

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
 
 import numpy as np
 
 from alexnet_client.codec import Array
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, Closed, TimedOut
+from alexnet_client.errors import BadInput, Closed
 from alexnet_client.images import ImageSource, load_pixels, read_file
+
+T = TypeVar("T")
 
 
 class Decoders:
@@ -40,18 +45,27 @@ class Decoders:
             return load_pixels(image)[np.newaxis]
         if encoded and isinstance(image, bytes):
             return np.array([[image]], object)
-        try:
-            async with asyncio.timeout(deadline.remaining_s("waiting to decode")), self._places:
-                if self._closed:
-                    raise Closed("this client is closed")
-                loop = asyncio.get_running_loop()
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="alexnet-client-decode")
-                if encoded:
-                    return np.array([[await loop.run_in_executor(self._pool, read_file, image)]], object)
-                return (await loop.run_in_executor(self._pool, load_pixels, image))[np.newaxis]
-        except TimeoutError:
-            raise TimedOut(f"the deadline of {deadline.timeout_s:g} s passed while decoding") from None
+        async with deadline.over("decoding"):
+            if encoded:
+                return np.array([[await self._on_thread(read_file, image)]], object)
+            return (await self._on_thread(load_pixels, image))[np.newaxis]
+
+    async def _on_thread(self, work: Callable[[ImageSource], T], image: ImageSource) -> T:
+        await self._places.acquire()
+        if self._closed:
+            self._places.release()
+            raise Closed("this client is closed")
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="alexnet-client-decode")
+        loop = asyncio.get_running_loop()
+
+        def leave(_: Future[T]) -> None:
+            with suppress(RuntimeError):  # the loop may have ended meanwhile
+                loop.call_soon_threadsafe(self._places.release)
+
+        done = self._pool.submit(work, image)
+        done.add_done_callback(leave)  # a caller who gives up leaves a thread that still works
+        return await asyncio.wrap_future(done)
 
     def close(self) -> None:
         """End the threads once they have finished what they do."""

@@ -16,6 +16,10 @@ class ImageError(BadInput):
     """The image cannot be read: not an image, truncated, or too large."""
 
 
+class RequestRefused(BadInput):
+    """The server refuses the request whatever its images are: no such model or release there, no permission."""
+
+
 class Overloaded(ClientError):
     """The server is alive and refuses work for now (full queue, expired queue timeout): back off, then retry."""
 

@@ -65,17 +65,17 @@ class Fleet:
         self._transports: dict[str, Transport] = {}
         self._latencies_s: deque[float] = deque(maxlen=REMEMBERED)
         self._tending: asyncio.Task[None] | None = None
-        self._resolved_s = 0.0
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def send(self, call: Call[T], deadline: Deadline, *, images: int) -> T:
+    async def send(self, call: Call[T], deadline: Deadline, *, images: int, at: str = "") -> T:
         """What a replica answers; other replicas are asked if the first ones fail, within deadline and budget.
 
         Args:
             call: makes one attempt; the deadline it is given is the same each time.
             deadline: of all attempts together.
             images: how much work it is, to compare latencies.
+            at: address of the replica to ask first, if it is in use.
 
         Raises:
             ClientError: what the last attempt came to.
@@ -87,16 +87,16 @@ class Fleet:
         while True:
             attempt += 1
             self._check_open()
-            replica = self.replicas.choose(without=tried)
+            deadline.remaining_s("waiting to send")  # what was not sent is no replica's fault
+            replica = self.replicas.choose(without=tried, rather=at)
             try:
-                return await self._hedged(replica, call, deadline, images)
+                return await self._hedged(replica, call, deadline, images, tried)
             except ClientError as error:
-                tried.append(replica)
                 await self._before_again(error, attempt, tried, deadline)
 
-    async def ask(self, call: Call[T], deadline: Deadline) -> T:
+    async def ask(self, call: Call[T], deadline: Deadline, *, at: str = "") -> T:
         """The same for a question that is no work."""
-        return await self.send(call, deadline, images=0)
+        return await self.send(call, deadline, images=0, at=at)
 
     async def close(self) -> None:
         """Close all channels; requests in flight are cancelled."""
@@ -131,7 +131,9 @@ class Fleet:
             return Unavailable(self.replicas.epitaph())
         return error
 
-    async def _attempt(self, replica: Replica, call: Call[T], deadline: Deadline, images: int) -> T:
+    async def _attempt(
+        self, replica: Replica, call: Call[T], deadline: Deadline, images: int, tried: list[Replica]
+    ) -> T:
         self.replicas.sent(replica)
         in_flight, began_s = replica.outstanding, time.monotonic()
         outcome = "ok"
@@ -139,6 +141,7 @@ class Fleet:
             answer = await call(self._transport(replica.address), deadline)
         except ClientError as error:
             outcome = outcome_of(error)
+            tried.append(replica)
             self.replicas.failed(replica, error)
             raise
         except asyncio.CancelledError:
@@ -155,12 +158,14 @@ class Fleet:
             self.replicas.ended(replica)
             self._on_event(Attempted(replica.address, outcome))
 
-    async def _hedged(self, replica: Replica, call: Call[T], deadline: Deadline, images: int) -> T:
+    async def _hedged(
+        self, replica: Replica, call: Call[T], deadline: Deadline, images: int, tried: list[Replica]
+    ) -> T:
         """An attempt, and a second one elsewhere if this one is among the slowest; the first good answer counts."""
         patience_s = self._patience_s()
         if patience_s is None or len(self.replicas.usable) < 2:
-            return await self._attempt(replica, call, deadline, images)
-        first = asyncio.ensure_future(self._attempt(replica, call, deadline, images))
+            return await self._attempt(replica, call, deadline, images, tried)
+        first = asyncio.ensure_future(self._attempt(replica, call, deadline, images, tried))
         racing = {first}
         try:
             await asyncio.wait(racing, timeout=patience_s)
@@ -168,7 +173,7 @@ class Fleet:
             if first.done() or not elsewhere or not self._budget.take():
                 return await first
             other = self.replicas.choose(without=[replica])
-            second = asyncio.ensure_future(self._attempt(other, call, deadline, images))
+            second = asyncio.ensure_future(self._attempt(other, call, deadline, images, tried))
             racing.add(second)
             done, _ = await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
             winner = done.pop()
@@ -210,12 +215,21 @@ class Fleet:
 
     async def _tend(self) -> None:
         """Probe what was ejected, and look the name up again, until the client is closed."""
+        async with asyncio.TaskGroup() as group:  # a slow lookup holds up no probe
+            group.create_task(self._keep_probing())
+            if self._targets.name is not None:
+                group.create_task(self._keep_resolving())
+
+    async def _keep_probing(self) -> None:
         while True:
             await asyncio.sleep(TEND_EVERY_S)
             await asyncio.gather(*(self._probe(each) for each in self.replicas.due()))
-            if self._targets.name is not None and time.monotonic() - self._resolved_s >= RESOLVE_EVERY_S:
-                with suppress(Unavailable):  # the addresses known so far go on serving
-                    await self._resolve()
+
+    async def _keep_resolving(self) -> None:
+        while True:
+            await asyncio.sleep(RESOLVE_EVERY_S)
+            with suppress(Unavailable):  # the addresses known so far go on serving
+                await self._resolve()
 
     async def _probe(self, replica: Replica) -> None:
         failure: ClientError | None = None
@@ -227,7 +241,6 @@ class Fleet:
         self.replicas.probed(replica, failure)
 
     async def _resolve(self) -> None:
-        self._resolved_s = time.monotonic()  # also if it fails: the next try is as far away
         _, gone = self.replicas.update(await self._targets.resolve())
         for each in gone:
             transport = self._transports.pop(each.address, None)

@@ -36,7 +36,7 @@ PHASE_BUCKETS_S = (0.0001, 0.0002, *CALL_BUCKETS_S)  # a batch is made into byte
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 # What may be counted is there from the start, as 0: a counter that first appears as 1 has never increased.
 OUTCOMES = (
-    *("ok", "given_up", "bad_input", "image_error", "overloaded", "queue_full"),
+    *("ok", "given_up", "bad_input", "image_error", "request_refused", "overloaded", "queue_full"),
     *("timed_out", "unavailable", "closed", "server_fault"),
 )
 REASONS = ("unavailable", "overloaded", "server_fault")

@@ -127,8 +127,8 @@ class ReplicaSet:
         self.on_change()
         return new, gone
 
-    def choose(self, *, without: Collection[Replica] = ()) -> Replica:
-        """The replica for the next request, not one of ``without`` if there is another.
+    def choose(self, *, without: Collection[Replica] = (), rather: str = "") -> Replica:
+        """The replica for the next request, not one of ``without`` if there is another; the one at ``rather`` if it may be.
 
         Raises:
             Unavailable: all are ejected; the text names them and what each said last.
@@ -137,6 +137,7 @@ class ReplicaSet:
         if not usable:
             raise Unavailable(self.epitaph())
         usable = [each for each in usable if each not in without] or usable
+        usable = [each for each in usable if each.address == rather] or usable
         usable = [each for each in usable if each.has_room] or usable
         pair = self._chance.sample(usable, min(2, len(usable)))
         return min(pair, key=lambda each: each.outstanding)

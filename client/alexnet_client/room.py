@@ -14,26 +14,24 @@ class Room:
 
     Args:
         images, nbytes: the bounds.
-        wait: whether a caller waits for room, or else is refused.
     """
 
-    def __init__(self, images: int, nbytes: int, *, wait: bool) -> None:
+    def __init__(self, images: int, nbytes: int) -> None:
         self._most = images, nbytes
-        self._wait = wait
         self.images = self.nbytes = 0
         self._waiters: deque[tuple[asyncio.Future[None], int, int]] = deque()
 
-    async def take(self, images: int, nbytes: int, deadline: Deadline) -> None:
-        """Take room; ``give`` must follow.
+    async def take(self, images: int, nbytes: int, deadline: Deadline, *, wait: bool) -> None:
+        """Take room, or ``wait`` for it; ``give`` must follow.
 
         Raises:
-            QueueFull: there is none, and callers do not wait.
+            QueueFull: there is none, and this caller does not wait.
             TimedOut: none was free in time.
         """
         if not self._waiters and self._fits(images, nbytes):
             self._add(images, nbytes)
             return
-        if not self._wait:
+        if not wait:
             raise QueueFull(
                 f"{self.images} images ({self.nbytes:,} bytes) wait in this process already, the limits are "
                 f"{self._most[0]} and {self._most[1]:,}; send less, or let calls wait for room"

@@ -51,6 +51,7 @@ class ServedModel:
         self._asking = asyncio.Lock()  # many callers at once ask for signature and labels once
         self._signature: ModelSignature | None = None
         self._labels: dict[str, tuple[str, ...]] = {}
+        self._served_at: dict[str, str] = {}
 
     async def signature(self, deadline: Deadline) -> ModelSignature:
         """What the servers say of it; asked once, then remembered. Raises ``ClientError``."""
@@ -76,8 +77,11 @@ class ServedModel:
     async def ask_labels(self, version: str, deadline: Deadline) -> tuple[str, ...]:
         """Ask for the names of a release, or of the one that serves now if ``version`` is empty. Raises ``ClientError``."""
         signature = self._signature or await self.signature(deadline)
+        # While a fleet is renewed, not every server has every release.
         version, names = await self._fleet.ask(
-            lambda transport, until: ask_labels(transport, self._name, signature, version, until), deadline
+            lambda transport, until: ask_labels(transport, self._name, signature, version, until),
+            deadline,
+            at=self._served_at.get(version, ""),
         )
         self._labels[version] = names
         return names
@@ -101,6 +105,7 @@ class ServedModel:
                 response = await lease.infer(request, until, metadata, by_wire=encode)
             served_s = time.perf_counter()
             answer = read_answer(response, signature, images, transport.target)
+            self._served_at[answer.model_version] = transport.target
             ended_s = time.perf_counter()
             self._on_event(BatchAnswered(images, encoded_s - began_s, served_s - encoded_s, ended_s - served_s))
             return answer

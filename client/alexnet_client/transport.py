@@ -15,26 +15,33 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from alexnet_client.connection import Connection
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, ClientError, Closed, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.errors import (
+    BadInput,
+    ClientError,
+    Closed,
+    Overloaded,
+    RequestRefused,
+    ServerFault,
+    TimedOut,
+    Unavailable,
+)
 
 _OVERLOAD = ("exceeds maximum queue size", "request timeout expired")
 """Triton 2.51 says UNAVAILABLE for a full queue and for an expired queue timeout: only the text tells them from a
 server that is gone (core's scheduler_utils.cc and dynamic_batch_scheduler.cc)."""
 _STOPPING = "has no available versions"
 """What Triton 2.51 says, as NOT_FOUND, of a model it has unloaded because it is stopping."""
-_BAD_INPUT = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.ALREADY_EXISTS,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,  # a message over a size limit
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
+_BAD_INPUT: dict[grpc.StatusCode, type[BadInput]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: BadInput,
+    grpc.StatusCode.OUT_OF_RANGE: BadInput,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: BadInput,  # a message over a size limit
+    grpc.StatusCode.NOT_FOUND: RequestRefused,
+    grpc.StatusCode.FAILED_PRECONDITION: RequestRefused,
+    grpc.StatusCode.ALREADY_EXISTS: RequestRefused,
+    grpc.StatusCode.PERMISSION_DENIED: RequestRefused,
+    grpc.StatusCode.UNAUTHENTICATED: RequestRefused,
+    grpc.StatusCode.UNIMPLEMENTED: RequestRefused,
+}
 
 
 def error_from_status(code: grpc.StatusCode, details: str, target: str, timeout_s: float) -> ClientError:
@@ -46,7 +53,7 @@ def error_from_status(code: grpc.StatusCode, details: str, target: str, timeout_
         return _unavailable(said, target)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         said = f"the server there does not speak the V2 inference protocol, or lacks this call ({said})"
-    return (BadInput if code in _BAD_INPUT else ServerFault)(f"{target}: {said}")
+    return _BAD_INPUT.get(code, ServerFault)(f"{target}: {said}")
 
 
 def _unavailable(said: str, target: str) -> ClientError:
@@ -54,7 +61,7 @@ def _unavailable(said: str, target: str) -> ClientError:
     if any(text in said.lower() for text in _OVERLOAD):
         return Overloaded(f"{target}: {said}")
     if "protocol is restricted" in said.lower():
-        return BadInput(f"{target}: that call needs the server's administration key ({said})")
+        return RequestRefused(f"{target}: that call needs the server's administration key ({said})")
     return Unavailable(f"{target}: no server answers there, or it is stopping; start one or check the address ({said})")
 
 

@@ -12,7 +12,7 @@ from alexnet_client.answers import BatchAnswer
 from alexnet_client.batcher import Batcher
 from alexnet_client.batching import BatchOptions
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, Closed, QueueFull, ServerFault, TimedOut, Unavailable
+from alexnet_client.errors import BadInput, Closed, QueueFull, RequestRefused, ServerFault, TimedOut, Unavailable
 
 
 class Wire:
@@ -188,7 +188,73 @@ async def test_one_broken_image_is_refused_alone():
     found = await gather(batcher(wire), range(4), return_exceptions=True)
     assert isinstance(found.pop(2), BadInput)
     assert [answer.logits[0, 0] for answer in found] == [0, 1, 3]
-    assert wire.sizes == [4, 1, 1, 1, 1]
+    assert wire.sizes == [4, 2, 2, 1, 1], "halves, not one by one"
+
+
+async def test_halves_of_a_refused_batch_take_one_place_in_flight():
+    wire, flying, most = Wire(), 0, 0
+    wire.bad = {5, 9}
+
+    async def send(parts, deadline):
+        nonlocal flying, most
+        flying += 1
+        most = max(most, flying)
+        try:
+            await asyncio.sleep(0)
+            return await wire.send(parts, deadline)
+        finally:
+            flying -= 1
+
+    under = Batcher(send, options=BatchOptions(), capacity=lambda: 1, on_event=lambda event: None)
+    found = await gather(under, range(16), return_exceptions=True)
+    assert [number for number, each in enumerate(found) if isinstance(each, BadInput)] == [5, 9]
+    assert [each.logits[0, 0] for each in found if not isinstance(each, BadInput)] == [
+        *range(5),
+        6,
+        7,
+        8,
+        *range(10, 16),
+    ]
+    assert (most, under.in_flight) == (1, 0)
+
+
+async def test_what_no_image_is_to_blame_for_is_not_sent_again_in_halves():
+    wire = Wire()
+    wire.error = RequestRefused("unknown model")
+    found = await gather(batcher(wire), range(4), return_exceptions=True)
+    assert [type(each) for each in found] == [RequestRefused] * 4
+    assert wire.sizes == [4]
+
+
+async def test_images_of_callers_who_gave_up_are_not_sent_again_in_halves():
+    wire = Wire()
+    wire.bad = {0}
+    wire.open.clear()
+    under = batcher(wire)
+    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(4)]
+    await until(lambda: wire.sizes == [4])
+    for task in tasks[2:]:
+        task.cancel()
+    await asyncio.sleep(0)
+    wire.open.set()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(each) for each in found] == [BadInput, BatchAnswer, asyncio.CancelledError, asyncio.CancelledError]
+    assert wire.sizes == [4, 2, 1, 1]
+
+
+async def test_closing_while_halves_are_sent_tells_every_caller():
+    wire = Wire()
+    wire.bad = {0}
+    wire.open.clear()
+    under = batcher(wire)
+    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(4)]
+    await until(lambda: wire.sizes == [4])
+    wire.open.set()
+    wire.open.clear()  # the first request goes on, the next one waits
+    await until(lambda: wire.sizes == [4, 2])
+    await under.close()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(each) for each in found] == [Closed] * 4
 
 
 async def test_answers_are_counted_before_any_is_handed_out():
@@ -217,6 +283,18 @@ async def test_a_full_queue_says_so_at_once_or_is_waited_for():
         await under.submit(image(3), soon())
     wire.open.set()
     assert [answer.logits[0, 0] for answer in await asyncio.gather(*tasks)] == [0, 1, 2]
+
+
+async def test_a_further_part_of_a_call_waits_for_room_though_calls_do_not():
+    wire = Wire()
+    wire.open.clear()
+    under = batcher(wire, limit=1, max_batch=1, max_queue_images=1, wait_when_full=False)
+    tasks = [asyncio.create_task(under.submit(image(0), soon()))]
+    await until(lambda: wire.sizes == [1])
+    tasks += [asyncio.create_task(under.submit(image(number), soon(), more=number > 1)) for number in range(1, 4)]
+    await until(lambda: under.queued == 1)
+    wire.open.set()
+    assert [answer.logits[0, 0] for answer in await asyncio.gather(*tasks)] == [0, 1, 2, 3]
 
 
 async def test_callers_wait_in_order_for_room_in_the_queue():

@@ -9,7 +9,18 @@ import grpc
 import numpy as np
 import pytest
 
-from alexnet_client import BadInput, Client, Closed, ImageError, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client import (
+    BadInput,
+    BatchOptions,
+    Client,
+    Closed,
+    ImageError,
+    Overloaded,
+    ServerFault,
+    TimedOut,
+    Unavailable,
+)
+from alexnet_client.fake import FakeServer
 
 
 def image(kind: int) -> np.ndarray:
@@ -44,6 +55,25 @@ async def test_labels_are_asked_for_once_a_release(scripted):
         await client.classify(image(2))
     assert len(server.requests) == 3 + 1 + 2 + 1
     assert server.requests[-2].model_version == "2"
+
+
+async def test_labels_are_asked_for_where_the_release_has_answered(scripted):
+    """While a fleet is renewed, a release is on some of its servers only."""
+    old, first = scripted
+    async with FakeServer(labels=("old", "older", "oldest")) as other:
+        old.version = "2"
+        async with Client(f"{first},{other.target}") as client:
+            for _ in range(10):
+                answer = await client.classify(image(2))
+                assert answer.label == {"1": "oldest", "2": "bird: small"}[answer.model_version]
+
+
+async def test_a_large_batch_of_a_client_that_does_not_wait_is_let_in_part_by_part(scripted):
+    _, target = scripted
+    options = BatchOptions(max_queue_images=4, max_batch=4, wait_when_full=False)
+    async with Client(target, batching=options) as client:
+        answer = await client.infer(np.stack([image(number % 3) for number in range(200)]))
+    assert answer.probabilities.argmax(1).tolist() == [number % 3 for number in range(200)]
 
 
 async def test_a_batch_is_answered_row_by_row(scripted):

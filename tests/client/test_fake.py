@@ -290,4 +290,4 @@ def test_as_a_process_it_names_its_target_and_ends_when_told():
 
 def test_who_imports_the_package_does_not_import_the_fake():
     program = "import sys, alexnet_client; assert 'alexnet_client.fake' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True)
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

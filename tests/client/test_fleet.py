@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections import Counter
@@ -220,7 +221,7 @@ async def test_a_request_that_is_cancelled_counts_neither_for_nor_against_a_repl
 
 async def test_addresses_of_a_name_come_and_go_without_a_restart(make, monkeypatch):
     monkeypatch.setattr("alexnet_client.fleet.TEND_EVERY_S", 0.01)
-    monkeypatch.setattr("alexnet_client.fleet.RESOLVE_EVERY_S", 0.0)
+    monkeypatch.setattr("alexnet_client.fleet.RESOLVE_EVERY_S", 0.01)
     addresses = [["10.0.0.1"]]
 
     async def lookup(host, port, *, type):  # noqa: A002  the name is asyncio's
@@ -237,6 +238,111 @@ async def test_addresses_of_a_name_come_and_go_without_a_restart(make, monkeypat
     while not replicas["10.0.0.1:1"].closed:
         assert time.monotonic() < give_up
         await asyncio.sleep(0.01)
+
+
+async def test_a_slow_lookup_holds_up_no_probe(make, monkeypatch):
+    monkeypatch.setattr("alexnet_client.replicas.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("alexnet_client.fleet.TEND_EVERY_S", 0.01)
+    monkeypatch.setattr("alexnet_client.fleet.RESOLVE_EVERY_S", 0.01)
+    looked_up = []
+
+    async def lookup(host, port, *, type):  # noqa: A002  the name is asyncio's
+        looked_up.append(host)
+        if len(looked_up) > 1:
+            await asyncio.sleep(60)
+        return [(0, 0, 0, "", (each, port)) for each in ("10.0.0.1", "10.0.0.2")]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    fleet, _, _ = make("dns:///triton:1")
+    await send(fleet)
+    give_up = time.monotonic() + 5
+    while len(looked_up) < 2:
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.01)
+    fleet.replicas.all[0].pause_s = 0.01
+    fleet.replicas.failed(fleet.replicas.all[0], Unavailable("gone for a moment"))
+    assert len(fleet.replicas.usable) == 1
+    while len(fleet.replicas.usable) < 2:
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.01)
+
+
+async def test_a_name_without_an_address_is_looked_up_again_by_the_next_call(make, monkeypatch):
+    found = [OSError("no such name"), [(0, 0, 0, "", ("10.0.0.1", 1))]]
+
+    async def lookup(host, port, *, type):  # noqa: A002  the name is asyncio's
+        answer = found.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    fleet, _, _ = make("dns:///triton:1")
+    with pytest.raises(Unavailable, match="the name has no address"):
+        await send(fleet)
+    assert await send(fleet) == "10.0.0.1:1"
+
+
+async def test_a_failed_lookup_is_not_hurried(make, monkeypatch):
+    monkeypatch.setattr("alexnet_client.fleet.TEND_EVERY_S", 0.001)
+    monkeypatch.setattr("alexnet_client.fleet.RESOLVE_EVERY_S", 0.05)
+    lookups = []
+
+    async def lookup(host, port, *, type):  # noqa: A002  the name is asyncio's
+        lookups.append(time.monotonic())
+        if len(lookups) > 1:
+            raise OSError("the resolver is away")
+        return [(0, 0, 0, "", ("10.0.0.1", port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    fleet, _, _ = make("dns:///triton:1")
+    await send(fleet)
+    give_up = time.monotonic() + 5
+    while len(lookups) < 4:
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.01)
+    assert all(later - earlier >= 0.049 for earlier, later in itertools.pairwise(lookups))
+    assert await send(fleet) == "10.0.0.1:1", "the addresses known so far go on serving"
+
+
+async def test_after_both_attempts_of_a_hedge_have_failed_a_third_replica_is_asked(make):
+    fleet, replicas, _ = make("a:1,b:1,c:1", hedge_quantile=0.95)
+    for _ in range(60):
+        await send(fleet)
+    order = []
+
+    async def infer(self):
+        order.append(self.target)
+        await asyncio.sleep(0.03 if len(order) < 3 else 0.0)
+        if len(order) < 3 or self.target in order[:2]:
+            raise ServerFault("broken")
+        return self.target
+
+    for each in replicas.values():
+        each.infer = infer.__get__(each)
+    answer = await send(fleet)
+    assert len(set(order[:3])) == 3
+    assert answer == order[2]
+
+
+async def test_a_request_whose_deadline_has_passed_is_sent_nowhere_and_counts_against_nobody(make):
+    fleet, replicas, events = make()
+    await send(fleet)
+    events.clear()
+    with pytest.raises(TimedOut, match="waiting to send"):
+        await fleet.send(lambda transport, deadline: transport.infer(), Deadline.after(0.0), images=1)
+    assert (sum(each.asked for each in replicas.values()), events) == (1, [])
+
+
+async def test_a_question_goes_to_the_replica_it_is_meant_for_or_elsewhere_if_that_is_out(make):
+    fleet, _, _ = make()
+
+    def ask():
+        return fleet.ask(lambda transport, deadline: transport.infer(), Deadline.after(5), at="b:1")
+
+    assert {await ask() for _ in range(20)} == {"b:1"}
+    fleet.replicas.failed(next(each for each in fleet.replicas.all if each.address == "b:1"), Unavailable("gone"))
+    assert await ask() in {"a:1", "c:1"}
 
 
 async def test_a_timeout_is_the_callers_and_is_not_tried_again(make):

@@ -86,7 +86,7 @@ def test_an_event_adds_its_values_and_a_second_one_adds_them_again(shown, event,
 
 def test_every_outcome_and_reason_is_zero_before_it_happens(shown):
     _, read = shown
-    assert len(ERRORS) == 8
+    assert len(ERRORS) == 9
     for outcome in ("ok", "given_up", *map(outcome_of, ERRORS)):
         assert read("calls_total", outcome=outcome) == 0, outcome
         assert read("images_total", outcome=outcome) == 0, outcome

@@ -74,3 +74,60 @@ async def test_a_stream_that_is_left_early_leaves_no_tasks():
         break
     await stream.aclose()
     assert len(asyncio.all_tasks()) == before
+
+
+@pytest.mark.parametrize("window", [1, 4])
+async def test_a_source_may_wait_for_an_answer_before_it_gives_the_next_item(window):
+    answered = asyncio.Queue()
+
+    async def items():
+        for number in range(5):
+            yield number
+            assert await answered.get() == number
+
+    async def work(item):
+        return item
+
+    async with asyncio.timeout(5):
+        async for answer in in_order(work, items(), window=window):
+            answered.put_nowait(answer)
+    assert answered.empty()
+
+
+async def test_a_stream_that_is_left_while_its_source_has_no_item_leaves_no_tasks():
+    closed = []
+
+    async def items():
+        try:
+            yield 0
+            await asyncio.Event().wait()
+        finally:
+            closed.append(True)
+
+    async def work(item):
+        return item
+
+    before = len(asyncio.all_tasks())
+    stream = in_order(work, items(), window=8)
+    assert await anext(stream) == 0
+    waiting = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await stream.aclose()
+    assert (len(asyncio.all_tasks()), closed) == (before, [True])
+
+
+async def test_a_source_that_fails_ends_the_stream_with_its_own_error():
+    async def items():
+        yield 0
+        raise OSError("the disk is gone")
+
+    async def work(item):
+        await asyncio.Event().wait()
+
+    before = len(asyncio.all_tasks())
+    with pytest.raises(OSError, match="the disk is gone"):
+        async for _ in in_order(work, items(), window=8):
+            pass
+    assert len(asyncio.all_tasks()) == before

@@ -30,6 +30,12 @@ async def test_a_name_without_addresses_is_unavailable():
         await parse_targets("dns:///no-such-host.invalid:8001").resolve()
 
 
+@pytest.mark.parametrize("host", ["a..b", 64 * "a" + ".example"])
+async def test_a_name_that_no_resolver_takes_is_unavailable(host):
+    with pytest.raises(Unavailable, match="the name has no address"):
+        await parse_targets(f"dns:///{host}:8001").resolve()
+
+
 @pytest.mark.parametrize("wrong", ["", "host", "host:0", "host:99999", ":1", "a:1,,b:1", "http://a:1", "dns:///a"])
 def test_anything_else_is_refused(wrong):
     with pytest.raises(BadInput, match="not an address of the form host:port"):

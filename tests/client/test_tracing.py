@@ -234,4 +234,4 @@ else: raise SystemExit("imported")""",
     ids=["it is not imported", "its absence is told only to those who want it"],
 )
 def test_the_package_for_traces_is_optional(program):
-    subprocess.run([sys.executable, "-c", program], check=True)
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

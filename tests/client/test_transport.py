@@ -5,7 +5,15 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from alexnet_client.errors import BadInput, ClientError, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.errors import (
+    BadInput,
+    ClientError,
+    Overloaded,
+    RequestRefused,
+    ServerFault,
+    TimedOut,
+    Unavailable,
+)
 from alexnet_client.transport import error_from_status
 
 S = grpc.StatusCode
@@ -15,14 +23,14 @@ S = grpc.StatusCode
     ("code", "details", "expected"),
     [
         (S.INVALID_ARGUMENT, "unexpected shape for input 'image'", BadInput),
-        (S.NOT_FOUND, "Request for unknown model: 'm' is not found", BadInput),
+        (S.NOT_FOUND, "Request for unknown model: 'm' is not found", RequestRefused),
         (S.NOT_FOUND, "Request for unknown model: 'm' has no available versions", Unavailable),
         (S.RESOURCE_EXHAUSTED, "message larger than max", BadInput),
-        (S.UNAUTHENTICATED, "no certificate", BadInput),
-        (S.UNIMPLEMENTED, "", BadInput),
+        (S.UNAUTHENTICATED, "no certificate", RequestRefused),
+        (S.UNIMPLEMENTED, "", RequestRefused),
         (S.UNAVAILABLE, "[request id: <id_unknown>] Exceeds maximum queue size", Overloaded),
         (S.UNAVAILABLE, "Request timeout expired", Overloaded),
-        (S.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-admin'", BadInput),
+        (S.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-admin'", RequestRefused),
         (S.UNAVAILABLE, "Server is stopping, scheduler for model has stopped accepting new requests", Unavailable),
         (S.UNAVAILABLE, "failed to connect to all addresses", Unavailable),
         (S.DEADLINE_EXCEEDED, "Deadline Exceeded", TimedOut),
