@@ -19,6 +19,11 @@ SERVE_OPTIONS ?=
 HTTP ?=
 # How long `make soak` takes.
 MINUTES ?= 10
+# `make load-test`: requests a second (or arrivals such as ramp:10-200), seconds, an objective to keep, further options.
+RATE ?= 50
+DURATION ?= 60
+SLO ?=
+LOAD_OPTIONS ?=
 
 # Loopback servers of this project talk to nobody else, and ONNX Runtime shall not report to its makers.
 export ORT_DISABLE_TELEMETRY := 1
@@ -48,7 +53,7 @@ SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train export verify report bench sweep soak soak-client gpu-check serve classify doctor test lint lock clean force
+.PHONY: help setup demo train export verify report bench sweep soak soak-client gpu-check serve classify load-test doctor test lint lock clean force
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,12 +79,13 @@ $(STAMP): constraints.txt tests/requirements.txt export/pyproject.toml client/py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/installed-*
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement tests/requirements.txt \
-		--editable client --editable "export[$(ACCELERATOR)]" --editable "deploy[$(ACCELERATOR)]"
+		--editable "client[load]" --editable "export[$(ACCELERATOR)]" --editable "deploy[$(ACCELERATOR)]"
 	@touch $@
 
-demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images: the whole road in a few minutes
+demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images, load: the whole road in a few minutes
 	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log $(SERVE_OPTIONS) -- \
-		$(BIN)/alexnet-client evaluate $(SAMPLES) --target $(TARGET) --sheet $(WORK)/answers.png
+		sh -c '$(BIN)/alexnet-client evaluate $(SAMPLES) --target $(TARGET) --sheet $(WORK)/answers.png && \
+		$(BIN)/alexnet-load run --target $(TARGET) --rate $(RATE) --duration 8 --output $(BUILD)/load'
 
 train: $(CHECKPOINT) ## train, or go on with an interrupted training (TRAIN_OPTIONS="--steps 2000")
 	@echo "Trained: $(CHECKPOINT)"
@@ -123,6 +129,10 @@ serve: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## serve on 127.0.0.1:8001 until Ctr
 	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log \
 		$(if $(filter-out 0,$(HTTP)),--http-port 8000) $(SERVE_OPTIONS)
 
+load-test: $(STAMP) ## load the running server: make load-test RATE=100 DURATION=60 SLO=p99=50ms (a page and the records)
+	@$(BIN)/alexnet-load run --target $(TARGET) --arrivals "$(if $(findstring :,$(RATE)),$(RATE),poisson:$(RATE))" \
+		--duration $(DURATION) $(if $(SLO),--slo $(SLO)) --output $(BUILD)/load $(LOAD_OPTIONS)
+
 classify: $(STAMP) ## ask the running server: make classify IMAGE=photo.jpg
 	@test -n "$(IMAGE)" || { echo "make: name an image: make classify IMAGE=photo.jpg" >&2; exit 2; }
 	@$(BIN)/alexnet-client classify --target $(TARGET) "$(IMAGE)"
@@ -141,7 +151,7 @@ lint: $(STAMP) ## check style and types
 
 lock: ## choose the newest versions again and write constraints.txt
 	rm -rf $(BUILD)/lock && $(PYTHON) -m venv $(BUILD)/lock
-	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt ./client "./export[cpu]" "./deploy[cpu]"
+	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./export[cpu]" "./deploy[cpu]"
 	{ sed -n '/^#/p' constraints.txt; $(BUILD)/lock/bin/pip freeze --exclude alexnet-client --exclude alexnet-export \
 		--exclude alexnet-server | sed 's/+cpu$$//'; echo "$$($(BIN)/pip freeze | grep onnxruntime-gpu || grep onnxruntime-gpu constraints.txt)"; } > $(BUILD)/constraints.txt
 	mv $(BUILD)/constraints.txt constraints.txt

@@ -33,7 +33,7 @@ LATEST = 0.2
 class Caller:
     """One who waits: images, when nobody will wait any more, where the answer goes, and whether the images have left.
 
-    ``span`` is the call's, if there is tracing.
+    ``span`` is the call's, if there is tracing; ``on_sent`` is told when the images leave.
     """
 
     part: Array
@@ -42,6 +42,7 @@ class Caller:
     answer: asyncio.Future[BatchAnswer]
     left: bool = False
     span: Span | None = None
+    on_sent: Callable[[], None] | None = None
 
 
 class Batcher:
@@ -89,13 +90,16 @@ class Batcher:
         """Whether it takes no more images."""
         return self._closed
 
-    async def submit(self, part: Array, deadline: Deadline, *, more: bool = False) -> BatchAnswer:
+    async def submit(
+        self, part: Array, deadline: Deadline, *, more: bool = False, on_sent: Callable[[], None] | None = None
+    ) -> BatchAnswer:
         """The answers for some images, which travel together and with those of other callers.
 
         Args:
             part: at most as many images as fit a request, the batch axis first. It is read when the batch leaves.
             deadline: of the caller.
             more: this is a further part of a call that was let in: it waits for room, whatever the options say.
+            on_sent: called when the batch leaves.
 
         Raises:
             ClientError: this caller's own; others of the batch have theirs.
@@ -108,7 +112,9 @@ class Batcher:
             self._room.give(images, nbytes)
             raise Closed("this client is closed")
         loop = asyncio.get_running_loop()
-        caller = Caller(part, deadline, Waiting(images, time.monotonic(), deadline.at), loop.create_future())
+        caller = Caller(
+            part, deadline, Waiting(images, time.monotonic(), deadline.at), loop.create_future(), on_sent=on_sent
+        )
         if self._tracing is not None:
             caller.span = self._tracing.caller()
         self._queue.append(caller)
@@ -163,6 +169,8 @@ class Batcher:
         now_s = time.monotonic()
         for each in batch:
             each.left = True
+            if each.on_sent is not None:
+                each.on_sent()
         images = sum(each.waiting.images for each in batch)
         self._room.give(images, sum(_size(each.part) for each in batch))
         self._on_event(BatchSent(images, tuple(now_s - each.waiting.since_s for each in batch)))

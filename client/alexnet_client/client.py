@@ -7,7 +7,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
@@ -186,10 +186,19 @@ class Client:
         """Images that ``classify_many`` holds at a time if it is not told otherwise: four batches."""
         return 4 * self._model.batcher.options.max_batch
 
-    async def infer(self, images: npt.NDArray[Any], *, timeout_s: float | None = None) -> BatchAnswer:
+    async def infer(
+        self,
+        images: npt.NDArray[Any],
+        *,
+        timeout_s: float | None = None,
+        on_sent: Callable[[], None] | None = None,
+    ) -> BatchAnswer:
         """Run a batch: uint8 [N, 224, 224, 3]. More than the server takes at once travels in several requests.
 
-        A model that reads files takes an array [N, 1] of their bytes (dtype object).
+        Args:
+            images: a model that reads files takes an array [N, 1] of their bytes (dtype object).
+            timeout_s: deadline of this call, seconds, over waiting and the answer.
+            on_sent: called, in the event loop, when the first of the images leaves the client's queue for a server.
 
         Raises:
             BadInput: the server refuses its shape or dtype.
@@ -204,11 +213,15 @@ class Client:
             most = max(1, signature.max_batch_size)
             parts = [images[start : start + most] for start in range(0, len(images), most)]
             if len(parts) == 1:
-                return await self._model.batcher.submit(images, deadline)
+                return await self._model.batcher.submit(images, deadline, on_sent=on_sent)
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
-                        group.create_task(self._model.batcher.submit(part, deadline, more=place > 0))
+                        group.create_task(
+                            self._model.batcher.submit(
+                                part, deadline, more=place > 0, on_sent=None if place else on_sent
+                            )
+                        )
                         for place, part in enumerate(parts)
                     ]
             except BaseExceptionGroup as errors:

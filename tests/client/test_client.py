@@ -76,6 +76,24 @@ async def test_a_large_batch_of_a_client_that_does_not_wait_is_let_in_part_by_pa
     assert answer.probabilities.argmax(1).tolist() == [number % 3 for number in range(200)]
 
 
+@pytest.mark.parametrize("images", [1, 20])
+async def test_a_call_hears_once_when_its_first_image_leaves(scripted, images):
+    server, target = scripted
+    heard = []
+    async with Client(target) as client:
+        await client.signature()
+        server.delay_s = 0.05
+        began = time.monotonic()
+        call = asyncio.create_task(
+            client.infer(np.stack([image(0)] * images), on_sent=lambda: heard.append(time.monotonic() - began))
+        )
+        while not heard:  # noqa: ASYNC110  that is what is tested
+            await asyncio.sleep(0.001)
+        assert not call.done(), "it leaves before it is answered"
+        await call
+    assert len(heard) == 1
+
+
 async def test_a_batch_is_answered_row_by_row(scripted):
     _, target = scripted
     async with Client(target) as client:

@@ -25,7 +25,7 @@ def test_every_make_command_exists(target, variables):
 def test_every_file_in_the_tree_exists_and_none_is_left_out():
     tree = README.split("## What is where")[1].split("```")[1]
     named = set(re.findall(r"[a-z0-9_]+\.py", tree))
-    for package in ("export/alexnet_export", "client/alexnet_client", "deploy/alexnet_server"):
+    for package in ("export/alexnet_export", "client/alexnet_client", "client/alexnet_load", "deploy/alexnet_server"):
         there = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py", "__main__.py"}
         if package == "deploy/alexnet_server":
             there -= {"errors.py"}

@@ -1,0 +1,1 @@
+"""Open-loop load tester for image classifiers on NVIDIA Triton, through ``alexnet_client``."""

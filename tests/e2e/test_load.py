@@ -1,0 +1,194 @@
+"""The load tester against real servers: what it hides, what it counts, what it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from alexnet_client.errors import BadInput
+from alexnet_export.publish import publish
+from alexnet_load import tune
+from alexnet_load.conduct import conduct
+from alexnet_load.objective import parse_objective
+from alexnet_load.options import EACH_ALONE
+from alexnet_load.run import Plan
+from alexnet_load.slo import Found
+from alexnet_load.summary import percentile_ms, summarize
+from alexnet_load.tuning import Tuned
+from alexnet_load.verdict import agreement
+
+STALL_S = 2.0
+
+
+def test_a_stalled_server_shows_from_the_planned_times_and_hides_from_the_sent_times(own_server, cheap):
+    """Triton is stopped for 2 s of a run of 20 s; few requests are under way, the others wait in the client."""
+    with own_server(repository=cheap.repository) as server:
+        triton = server.triton().pid
+
+        def stall():
+            os.kill(triton, signal.SIGSTOP)
+            time.sleep(STALL_S)
+            os.kill(triton, signal.SIGCONT)
+
+        timer = threading.Timer(8.0, stall)
+        timer.start()
+        plan = Plan(server.target, arrivals="constant:50", duration_s=20.0, batching={"most_in_flight": 4})
+        summary = summarize(conduct(plan))
+        timer.join()
+    response_ms, service_ms = (percentile_ms(each, 99) for each in (summary.response, summary.service))
+    assert summary.errors == {}
+    assert 0.75 * STALL_S < response_ms / 1000 < 1.25 * STALL_S, f"service {service_ms:.0f} ms"
+    assert service_ms < response_ms / 4
+    assert percentile_ms(summary.lag, 99) < 200, "the sender itself kept its schedule"
+
+
+FRAGILE = 77
+
+
+@pytest.fixture
+def fragile(cheap, digits, tmp_path):
+    """The cheap release, which fails on images that begin with a certain grey: it looks for it outside of a table."""
+    model = onnx.load(cheap.repository / "alexnet" / "1" / "model.onnx")
+    constants = {"first": [0, 0, 0], "second": [1, 1, 1], "places": [1, 2, 3], "column": [-1, 1]}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(each, np.int64), name) for name, each in constants.items()
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(FRAGILE, np.uint8), "grey"))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "table"))
+    model.graph.node[3].output[0] = "sums"
+    added = [
+        helper.make_node("Slice", ["image", "first", "second", "places"], ["pixel"]),
+        helper.make_node("Equal", ["pixel", "grey"], ["found"]),
+        helper.make_node("Cast", ["found"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["nothing"]),
+        helper.make_node("Reshape", ["nothing", "column"], ["nothings"]),
+        helper.make_node("Add", ["sums", "nothings"], ["logits"]),
+    ]
+    for place, node in enumerate(added, 4):
+        model.graph.node.insert(place, node)
+    onnx.save(model, tmp_path / "model.onnx")
+    facts = {"precision": "fp32", "max_batch_size": 64}
+    publish(tmp_path / "repository", {"model.onnx": tmp_path / "model.onnx"}, digits.labels, facts)
+    return tmp_path / "repository"
+
+
+def test_totals_agree_exactly_with_tritons_though_requests_fail(own_server, fragile, tmp_path):
+    (tmp_path / "images").mkdir()
+    for grey in (10, 200, FRAGILE):
+        Image.new("RGB", (300, 300), (grey,) * 3).save(tmp_path / "images" / f"{grey}.png")
+    with own_server(repository=fragile) as server:
+        plan = Plan(
+            server.target,
+            arrivals="poisson:80",
+            duration_s=3.0,
+            images=str(tmp_path / "images"),
+            batching=EACH_ALONE,
+        )
+        run = conduct(plan)
+    outcomes = [run.records.outcomes[each] for each in run.records.outcome]
+    ok, failed = outcomes.count("ok"), outcomes.count("server_fault")
+    assert ok + failed == len(outcomes)
+    assert failed >= len(outcomes) // 3, "every third image is of that grey; what shares an execution with it fails too"
+    assert run.client.attempts == {"ok": ok, "server_fault": failed}
+    counted = run.server.success, run.server.failure, run.server.inferences
+    assert counted == (ok + failed, 0, ok + failed), (
+        "Triton 2.51 takes an error of a Python-based backend for a success"
+    )
+    assert f"agree: {ok:,} requests answered, {failed:,} answered with an error" in agreement(run.client, run.server)
+
+
+def test_of_an_ensemble_the_requests_are_its_own_and_a_failed_one_counts_twice_as_triton_does(server, tmp_path):
+    Image.new("RGB", (300, 300)).save(tmp_path / "whole.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    plan = Plan(
+        server.target,
+        model="alexnet_encoded",
+        arrivals="constant:40",
+        duration_s=1.5,
+        images=str(tmp_path),
+        batching=EACH_ALONE,
+    )
+    run = conduct(plan)
+    assert run.client.attempts == {"ok": 30, "bad_input": 30}
+    assert (run.server.success, run.server.inferences, run.server.failure) == (30, 30, 2 * 30)
+    assert run.server.executions > 0
+    assert "agree: 30 requests answered, 30 images" in agreement(run.client, run.server)
+
+
+def test_sizes_and_batches_agree_with_tritons(server):
+    plan = Plan(server.target, arrivals="poisson:80", duration_s=3.0, sizes=((1, 0.7), (4, 0.3)), senders=2)
+    run = conduct(plan)
+    assert run.server.inferences == run.client.images == int(run.records.images.sum())
+    assert run.server.success == run.client.attempts["ok"] == sum(run.client.batches.values())
+    assert sum(size * count for size, count in run.server.batches.items()) == run.server.inferences
+    assert sum(run.server.batches.values()) == run.server.executions
+    assert 0 < run.server.busy_s < run.server.wall_s * run.server.instances
+
+
+def test_metrics_tell_what_closed_statistics_do_not(server):
+    plan = Plan(server.target, arrivals="constant:40", duration_s=1.0, batching=EACH_ALONE)
+    run = conduct(plan, metrics=f"127.0.0.1:{server.metrics_port}")
+    assert (run.server.success, run.server.inferences, run.server.batches) == (40, 40, {})
+    assert run.server.infer_s > 0
+
+
+def test_a_setting_is_served_as_it_says_and_measured(cheap, tmp_path):
+    plan = Plan(arrivals="constant:40", duration_s=0.5, warm_up_s=0.0)
+    objective = parse_objective("p99=1s")
+    default = tune.default_setting(cheap.repository, "alexnet")
+    two = replace(default, instances=2, threads=1, max_batch=16, queue_delay_us=500, client_batch=1)
+    seen = []
+    rate = tune.measure(
+        cheap.repository,
+        tmp_path,
+        two,
+        plan,
+        objective,
+        search=lambda trial, _: (seen.append(trial(40.0)), Found(40.0, None, (), "", ""))[1],
+    )
+    assert (rate, seen[0].errors, seen[0].requests) == (40.0, 0, 20)
+
+
+def test_the_best_setting_becomes_a_configuration_that_can_be_served(cheap, own_server, tmp_path):
+    repository = tmp_path / "repository"
+    shutil.copytree(cheap.repository, repository)
+    default = tune.default_setting(repository, "alexnet")
+    tuned = Tuned(replace(default, instances=2, queue_delay_us=500), default, 1.25, 1.2, 1.3, (), {})
+    path = tune.write_configuration(repository, "alexnet", tuned, "tuned", parse_objective("p99=50ms"))
+    assert "# Changed: instances 2, queue delay us 500. Measured: 1.25 (1.20 - 1.30) times" in path.read_text()
+    assert "BatchOptions(max_batch=32, max_delay_s=0.01)" in path.read_text()
+    with own_server("--config-name", "tuned", repository=repository) as server:
+        run = conduct(Plan(server.target, arrivals="constant:20", duration_s=0.5))
+    assert (run.server.instances, run.server.failure, run.server.success) == (2, 0, 10)
+
+
+def test_the_written_command_line_leaves_nothing_running_and_writes_where_it_was_told(server, tmp_path):
+    command = [sys.executable, "-m", "alexnet_load", "run", "--target", server.target, "--rate", "30"]
+    options = ["--duration", "2", "--warm-up", "0.5", "--output", str(tmp_path / "load"), "--slo", "p99=5s"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["server"]["success"] == found["client"]["attempts"]["ok"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["index.html", "load", "run.jsonl.gz"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "a b"])
+def test_a_configuration_name_that_is_no_file_name_is_refused(cheap, name):
+    default = tune.default_setting(cheap.repository, "alexnet")
+    tuned = Tuned(default, default, 1, 1, 1, (), {})
+    with pytest.raises(BadInput, match="no name of a configuration"):
+        tune.write_configuration(cheap.repository, "alexnet", tuned, name, parse_objective("p99=1s"))
