@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from client_side import bench_client
+from load_side import bench_load
 from rich.console import Console
-from rows import Row, table_of
+from rows import Row, markdown_of, table_of
 from serving import bench_serving
 from variants import bench_variants, make_models
 
@@ -23,6 +24,9 @@ from alexnet_export.machine import cpu_description
 
 def measure(checkpoint: Path, only: str | None) -> Iterator[Row]:
     """The rows of every part, or of one."""
+    if only == "load":
+        yield from bench_load()
+        return
     loaded, dataset = checkpoints.load(checkpoint), open_dataset("digits")
     with TemporaryDirectory(prefix="alexnet-bench-") as scratch:
         models = make_models(loaded, dataset, Path(scratch))
@@ -32,13 +36,15 @@ def measure(checkpoint: Path, only: str | None) -> Iterator[Row]:
         yield from bench_serving(models, loaded.labels)
     if only in (None, "client"):
         yield from bench_client(models, loaded.labels)
+    if only is None:
+        yield from bench_load()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="directory for bench.json")
-    parser.add_argument("--only", choices=["variants", "serving", "client"], help="measure only one part")
+    parser.add_argument("--output", type=Path, required=True, help="directory for bench.json and bench.md")
+    parser.add_argument("--only", choices=["variants", "serving", "client", "load"], help="measure only one part")
     arguments = parser.parse_args()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     logging.disable(logging.WARNING)  # the exporter's and the quantiser's advice
@@ -46,11 +52,13 @@ def main() -> None:
     rows = []
     with console.status("Measuring"):
         for row in measure(arguments.checkpoint, arguments.only):
-            console.log(f"{row.name}: {row.ratio:.2f} {row.unit} ({row.low:.2f} - {row.high:.2f}) {row.figures}")
+            console.log(f"{row.name}: {row.found} {row.figures}")
             rows.append(row)
-    console.print(table_of(rows, f"{machine['name']}, {machine['processors']} processors"))
+    title = f"{machine['name']}, {machine['processors']} processors"
+    console.print(table_of(rows, title))
     arguments.output.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine, "rows": [row.as_json() for row in rows]}
+    (arguments.output / "bench.md").write_text(markdown_of(rows, title))
     (arguments.output / "bench.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report))
 

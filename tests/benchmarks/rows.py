@@ -52,6 +52,14 @@ class Row:
             return more if self.ratio > 1 else less
         return "reached" if (self.ratio <= edge if self.at_most else self.ratio >= edge) else "missed"
 
+    @property
+    def found(self) -> str:
+        """The figure with its middle half; not the figure of a ratio that may be more or less than 1."""
+        spread = f"({self.low:.2f} - {self.high:.2f})"
+        if self.goal is None and self.verdict == "undecided":
+            return f"undecided {spread}"
+        return f"{self.ratio:.2f} {self.unit}{f' {spread}' if self.runs > 1 else ''}"
+
     def as_json(self) -> dict[str, Any]:
         """For bench.json."""
         return {**asdict(self), "verdict": self.verdict}
@@ -76,9 +84,23 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
     for row in rows:
         goal = "" if row.goal is None else f"{'at most' if row.at_most else 'at least'} {row.goal:g}"
         colour = {"missed": "red", "reached": "green", "undecided": "yellow"}.get(row.verdict, "")
-        middle_half = f" ({row.low:.2f} - {row.high:.2f})" if row.runs > 1 else ""
-        found = f"{row.ratio:.2f} {row.unit}{middle_half}"
         table.add_row(
-            f"{row.name}\n  {row.figures or row.sides}".rstrip(), found, goal, Text(row.verdict, style=colour)
+            f"{row.name}\n  {row.figures or row.sides}".rstrip(), row.found, goal, Text(row.verdict, style=colour)
         )
     return table
+
+
+def markdown_of(rows: Sequence[Row], title: str) -> str:
+    """The rows as README shows them."""
+    lines = [
+        f"{title}; medians of alternating runs, with their middle half.",
+        "",
+        "| what | found | goal |",
+        "|---|---|---|",
+    ]
+    for row in rows:
+        goal = "" if row.goal is None else f"{row.goal:g}"
+        if row.verdict in ("missed", "undecided") and goal:
+            goal += f", {row.verdict}"
+        lines.append(f"| {row.name} | {row.found} | {goal} |")
+    return "\n".join(lines) + "\n"

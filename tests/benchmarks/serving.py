@@ -56,7 +56,10 @@ async def _rows(precision: str, repository: Path, images: np.ndarray) -> AsyncIt
             async for row in against_raw(precision, raw, client, batching, single_images, images):
                 yield row
             if precision == "int8":
-                yield await growth(single_images)
+                in_flight = {each: (single_images, 1, each) for each in IN_FLIGHT}
+                yield await growth("int8: throughput from 1 to 64 in flight, worst fall", in_flight)
+                sizes = {each: (lambda _, size=each: client.infer(images[:size]), each, 3) for each in IN_FLIGHT}
+                yield await growth("int8: throughput from 1 to 64 images in a request, worst fall", sizes)
                 yield await at_four_fifths(single_images, raw)
                 yield await bursts(client, images)
         if precision == "int8":
@@ -116,24 +119,24 @@ async def against_raw(
     )
 
 
-async def growth(single_images: Ask) -> Row:
-    """Throughput from 1 to 64 in flight: the worst that a further step does to the best so far."""
+Step = tuple[Ask, int, int]
+"""How to ask, images in a request, requests in flight."""
+
+
+async def growth(name: str, steps: dict[int, Step]) -> Row:
+    """Throughput while the work grows: the worst that a further step does to the best so far."""
     falls, rates = [], {}
     for _ in range(STEPS):
-        for in_flight in IN_FLIGHT:
-            found = await closed_loop(single_images, images=1, in_flight=in_flight, seconds=SECONDS)
-            rates.setdefault(in_flight, []).append(found.rate)
-        best = 0.0
-        worst = 1.0
-        for in_flight in IN_FLIGHT:
-            best = max(best, rates[in_flight][-1])
-            worst = min(worst, rates[in_flight][-1] / best)
+        for size, (ask, images, in_flight) in steps.items():
+            found = await closed_loop(ask, images=images, in_flight=in_flight, seconds=SECONDS)
+            rates.setdefault(size, []).append(found.rate)
+        best, worst = 0.0, 1.0
+        for size in steps:
+            best = max(best, rates[size][-1])
+            worst = min(worst, rates[size][-1] / best)
         falls.append(worst)
-    medians = {in_flight: statistics.median(each) for in_flight, each in rates.items()}
-    figures = ", ".join(f"{in_flight}: {rate:.0f}" for in_flight, rate in medians.items()) + " images/s"
-    return spread(
-        "int8: throughput from 1 to 64 in flight, worst fall", "step / best", falls, goal=0.95, figures=figures
-    )
+    figures = ", ".join(f"{size}: {statistics.median(each):.0f}" for size, each in rates.items()) + " images/s"
+    return spread(name, "step / best", falls, goal=0.95, figures=figures)
 
 
 async def at_four_fifths(send: Ask, raw: Raw) -> Row:

@@ -17,11 +17,12 @@ import numpy as np
 from loads import EACH_ALONE, Raw, closed_loop
 from rich.console import Console
 from rich.table import Table
-from servers import changed, running
+from servers import running
 from tritonclient.grpc import model_config_pb2
 
 from alexnet_client import Client
 from alexnet_export.config import bounded_config
+from alexnet_load.trial_server import changed
 
 ROUNDS, SECONDS, DEADLINE_S, BURST = 5, 1.0, 60.0, 8
 Config = model_config_pb2.ModelConfig
