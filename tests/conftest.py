@@ -17,6 +17,7 @@ from alexnet_export import checkpoint as checkpoints
 from alexnet_export import work
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet, Pixels, Split, Unreadable, open_dataset
+from alexnet_export.machine import keep_freed_memory
 from alexnet_export.model import UNIFORM, AlexNet, initialize
 from alexnet_export.pipeline import Exported, export_release
 from alexnet_export.releases import Release
@@ -27,6 +28,7 @@ from alexnet_export.work import Progress
 _skipped: list[str] = []
 _tried: dict[str, int] = {}
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
+keep_freed_memory()  # models of 228 MB come and go all the time: new pages for them cost half of an export
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -12,8 +12,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ class Launched:
             self.process.send_signal(number)
         return self.process.wait(30)
 
+    def end(self) -> None:
+        """A second Ctrl-C ends it without Triton's orderly stop, which takes three seconds: tests of that call ``stop``."""
+        for _ in range(2):
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(0.2)  # two signals at once would be one
+        self.process.wait(30)
+
 
 @contextmanager
 def launched(repository: Path, directory: Path, ports: Callable[[], int], *options: str) -> Iterator[Launched]:
@@ -91,7 +101,7 @@ def launched(repository: Path, directory: Path, ports: Callable[[], int], *optio
             server.wait_until_serving()
             yield server
         finally:
-            server.stop()
+            server.end()
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +115,7 @@ def server(repository, tmp_path_factory, free_port):
     """One server for all tests that leave it as they found it; nobody but they sends it anything."""
     with launched(repository, tmp_path_factory.mktemp("server"), free_port, "--probe-interval", "0") as running:
         yield running
+        assert running.stop() == 0
 
 
 @pytest.fixture
@@ -157,3 +168,9 @@ def cheap(tmp_path_factory, digits) -> Cheap:
     facts = {"precision": "fp32", "max_batch_size": 64}
     publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, digits.labels, facts)
     return Cheap(directory / "repository", weights)
+
+
+@pytest.fixture
+def cheap_server(own_server, cheap):
+    """As ``own_server``, of the cheap release: it is ready two seconds sooner."""
+    return partial(own_server, repository=cheap.repository)

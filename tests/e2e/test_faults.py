@@ -81,9 +81,9 @@ async def answers(target: str, outcomes: Counter[str]) -> None:
     ids=["backend killed", "triton killed", "triton stopped"],
 )
 async def test_a_process_that_is_killed_or_stopped_is_replaced_and_readiness_tells_the_truth(
-    own_server, victim, number, reason
+    cheap_server, victim, number, reason
 ):
-    with own_server(*QUICK) as server:
+    with cheap_server(*QUICK) as server:
         assert server.health()[0] == 200
         async with load(server.target) as outcomes:
             await answers(server.target, outcomes)
@@ -102,8 +102,8 @@ async def test_a_process_that_is_killed_or_stopped_is_replaced_and_readiness_tel
         assert "Traceback" not in complaint
 
 
-async def test_a_stopped_backend_of_an_idle_server_is_found_out_too(own_server):
-    with own_server(*QUICK) as server:
+async def test_a_stopped_backend_of_an_idle_server_is_found_out_too(cheap_server):
+    with cheap_server(*QUICK) as server:
         server.stub("alexnet_decode").send_signal(signal.SIGSTOP)
         await until(lambda: server.health()[0] == 503, "unready")
         await until(lambda: server.health()[1]["restarts"] == 1 and server.health()[0] == 200, "ready again")
@@ -121,8 +121,8 @@ async def test_a_server_under_more_load_than_it_can_take_is_left_alone(own_serve
         assert server.triton().pid == pid
 
 
-async def test_repeated_failures_end_in_a_clear_exit(own_server):
-    with own_server("--max-restarts", "1") as server:
+async def test_repeated_failures_end_in_a_clear_exit(cheap_server):
+    with cheap_server("--max-restarts", "1") as server:
         server.triton().kill()
         await until(lambda: "Serving again" in server.process.stdout.readline(), "serving again")
         server.triton().kill()
@@ -134,10 +134,10 @@ async def test_repeated_failures_end_in_a_clear_exit(own_server):
 
 @pytest.mark.parametrize("damage", ["removed", "corrupted"])
 async def test_a_model_file_that_is_damaged_while_serving_does_no_harm_until_a_restart_which_says_so(
-    own_server, repository, tmp_path, damage
+    own_server, cheap, tmp_path, damage
 ):
     mine = tmp_path / "repository"
-    shutil.copytree(repository, mine)
+    shutil.copytree(cheap.repository, mine)
     with own_server("--max-restarts", "1", repository=mine) as server:
         async with load(server.target) as outcomes:
             model = mine / "alexnet/1/model.onnx"
@@ -156,18 +156,18 @@ async def test_a_model_file_that_is_damaged_while_serving_does_no_harm_until_a_r
     assert "go back: alexnet-export rollback" in complaint
 
 
-async def test_a_full_disk_below_the_log_does_not_stop_the_service(own_server):
-    with own_server("--log", "/dev/full") as server:
+async def test_a_full_disk_below_the_log_does_not_stop_the_service(cheap_server):
+    with cheap_server("--log", "/dev/full") as server:
         async with load(server.target) as outcomes:
             await answers(server.target, outcomes)
             assert set(outcomes) == {"right"}
         assert server.stop() == 0
 
 
-async def test_a_request_that_is_known_to_crash_tritons_http_costs_a_restart(own_server, free_port):
+async def test_a_request_that_is_known_to_crash_tritons_http_costs_a_restart(cheap_server, free_port):
     """CVE-2025-23310: a body of a million one-byte chunks overflows the stack of 2.51. It is why HTTP is off by default."""
     port = free_port()
-    with own_server("--http-port", str(port)) as server:
+    with cheap_server("--http-port", str(port)) as server:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             connection.sendall(
                 b"POST /v2/models/alexnet/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -21,13 +21,13 @@ SECRETS = {"AWS_SECRET_ACCESS_KEY": "hush", "AIP_MODE": "PREDICTION", "TRITONSER
 
 
 @pytest.fixture(scope="module")
-def open_server(repository, tmp_path_factory, free_port, launch):
+def open_server(cheap, tmp_path_factory, free_port, launch):
     """A server that speaks HTTP too, started by a user with dangerous things in the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in SECRETS.items():
             patch.setenv(key, value)
         http = free_port()
-        with launch(repository, tmp_path_factory.mktemp("open"), free_port, "--http-port", str(http)) as server:
+        with launch(cheap.repository, tmp_path_factory.mktemp("open"), free_port, "--http-port", str(http)) as server:
             yield server, f"http://127.0.0.1:{http}"
 
 
@@ -124,8 +124,8 @@ def test_the_key_opens_what_it_is_for_and_loading_stays_closed(open_server, stub
         stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="alexnet"), timeout=10, metadata=metadata)
 
 
-def test_the_key_is_in_a_file_of_its_owner_alone_in_no_log_and_gone_after_the_stop(own_server):
-    with own_server() as server:
+def test_the_key_is_in_a_file_of_its_owner_alone_in_no_log_and_gone_after_the_stop(cheap_server):
+    with cheap_server() as server:
         path = key_file(server.target)
         key = path.read_text().strip()
         assert len(key) >= 40

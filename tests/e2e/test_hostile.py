@@ -39,6 +39,7 @@ def target(repository, tmp_path_factory, free_port, launch):
     options = ("--http-port", str(http), "--max-restarts", "0")
     with launch(repository, tmp_path_factory.mktemp("hostile"), free_port, *options) as server:
         yield server, http
+        assert server.stop() == 0
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ IN_FLIGHT = 24  # of 16 images: a slow machine must not keep one waiting for the
 
 async def ask(target: str) -> np.ndarray:
     async with Client(target, timeout_s=60) as client:
-        return (await client.infer(np.zeros((1, 224, 224, 3), np.uint8))).logits
+        return (await client.infer(np.full((1, 224, 224, 3), 99, np.uint8))).logits
 
 
 async def wait_for(condition, what: str, timeout_s: float = 20) -> None:
@@ -78,8 +78,8 @@ async def test_a_stop_under_load_loses_no_accepted_request(own_server):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_orderly_stop_exits_with_zero_and_leaves_no_process(own_server, number):
-    with own_server() as server:
+def test_an_orderly_stop_exits_with_zero_and_leaves_no_process(cheap_server, number):
+    with cheap_server() as server:
         family = psutil.Process(server.process.pid).children(recursive=True)
         assert len(family) >= 2, "tritonserver and a backend process"
         assert server.stop(number) == 0
@@ -89,18 +89,31 @@ def test_an_orderly_stop_exits_with_zero_and_leaves_no_process(own_server, numbe
     assert not list(Path("/dev/shm").glob(f"alexnet_{server.process.pid}_*"))
 
 
-async def test_a_restart_on_the_same_ports_serves_the_same_answers(own_server, free_port):
+def test_a_second_ctrl_c_waits_for_nothing_and_leaves_no_process(cheap_server):
+    with cheap_server() as server:
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.send_signal(signal.SIGINT)
+        while server.health()[1]["state"] != "stopping":
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 128 + signal.SIGKILL
+        _gone, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert not list(Path("/dev/shm").glob(f"alexnet_{server.process.pid}_*"))
+
+
+async def test_a_restart_on_the_same_ports_serves_the_same_answers(cheap_server, free_port):
     port = free_port()
     answers = []
     for _ in range(2):
-        with own_server("--grpc-port", str(port)) as server:
+        with cheap_server("--grpc-port", str(port)) as server:
             answers.append(await ask(f"127.0.0.1:{port}"))
             assert server.stop() == 0
     assert np.array_equal(*answers)
 
 
-def test_triton_dies_with_a_launcher_that_is_killed(own_server):
-    with own_server() as server:
+def test_triton_dies_with_a_launcher_that_is_killed(cheap_server):
+    with cheap_server() as server:
         family = psutil.Process(server.process.pid).children(recursive=True)
         server.process.kill()
         server.process.wait(10)
@@ -136,11 +149,11 @@ def test_a_broken_model_file_ends_in_a_clear_error(repository, tmp_path, free_po
     assert "Traceback" not in done.stderr
 
 
-def test_a_command_runs_while_triton_serves_and_its_exit_code_is_passed_on(repository, tmp_path, free_port):
+def test_a_command_runs_while_triton_serves_and_its_exit_code_is_passed_on(cheap, tmp_path, free_port):
     port, metrics = free_port(), free_port()
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository)]
+        launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(cheap.repository)]
         options = [
             "--grpc-port",
             str(port),
@@ -165,8 +178,8 @@ def test_a_command_runs_while_triton_serves_and_its_exit_code_is_passed_on(repos
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "Triton is stopped when the command has ended"
 
 
-def test_a_signal_while_a_command_runs_ends_the_command_and_triton(repository, tmp_path, free_port):
-    launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository)]
+def test_a_signal_while_a_command_runs_ends_the_command_and_triton(cheap, tmp_path, free_port):
+    launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(cheap.repository)]
     options = [
         "--grpc-port",
         str(free_port()),

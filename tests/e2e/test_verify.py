@@ -22,26 +22,33 @@ def saved(checkpoint, tmp_path):
     return tmp_path / "checkpoint"
 
 
+@pytest.fixture
+def few_images(monkeypatch):
+    """How many images prove something is tested elsewhere."""
+    monkeypatch.setattr("alexnet_export.gateset.MINIMUM_IMAGES", 80)
+    monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 80)
+
+
 def verify(saved, repository, server):
     arguments = ("verify", "--checkpoint", saved, "--repository", repository, "--served", server.target)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_what_triton_answers_passes_the_gate_of_its_release(server, repository, saved, monkeypatch):
-    monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 500)
+@pytest.mark.usefixtures("few_images")
+def test_what_triton_answers_passes_the_gate_of_its_release(server, repository, saved):
     before = server.metric("nv_inference_count")
     result = verify(saved, repository, server)
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     assert (found["version"], found["answered_by"], found["agreement"]) == (1, server.target, 1.0)
     assert found["max_logit_difference"] <= 1e-4
-    assert server.metric("nv_inference_count") - before == 500
+    assert server.metric("nv_inference_count") - before == 80
 
 
+@pytest.mark.usefixtures("few_images")
 def test_a_server_that_answers_with_another_version_than_the_repository_has_is_found(
-    server, repository, saved, tmp_path, monkeypatch
+    server, repository, saved, tmp_path
 ):
-    monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 500)
     shutil.copytree(repository, tmp_path / "copy")
     (tmp_path / "copy/alexnet/1").rename(tmp_path / "copy/alexnet/2")
     result = verify(saved, tmp_path / "copy", server)

@@ -26,7 +26,8 @@ def quick(monkeypatch):
     monkeypatch.setattr("alexnet_export.work.ROUNDS", 2)
     monkeypatch.setattr("alexnet_export.work.BATCH_SIZES", (1, 2))
     monkeypatch.setattr("alexnet_export.speed.REPEATS_OF_ONE", 2)
-    monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 500)
+    monkeypatch.setattr("alexnet_export.gateset.MINIMUM_IMAGES", 80)  # of all of them `make demo` has its own test
+    monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 80)
 
 
 def run(*arguments):
@@ -40,12 +41,13 @@ def saved(checkpoint, tmp_path_factory):
     return directory
 
 
-def test_export_publishes_the_next_version_and_says_where(saved, tmp_path):
-    result = run("export", "--checkpoint", saved, "--repository", tmp_path, "--precision", "fp32")
+def test_export_publishes_the_next_version_and_says_where(saved, tmp_path, quickly):
+    with quickly():
+        result = run("export", "--checkpoint", saved, "--repository", tmp_path, "--precision", "fp32")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout.strip().splitlines()[-1])
     assert (report["version"], report["precision"]) == (1, "fp32")
-    assert report["variants"][0]["images"] >= 500
+    assert report["variants"][0]["images"] == 80
     assert (tmp_path / "alexnet/1/model.onnx").exists()
     assert f"Published {tmp_path}/alexnet/1 (fp32)" in result.stdout.splitlines()
     assert "max |Δlogit|" in result.stdout
@@ -68,12 +70,13 @@ def test_torchvision_weights_are_exported_with_their_thousand_classes(tmp_path):
     assert (tmp_path / "repository/alexnet/labels.txt").read_text().startswith("tench\n")
 
 
-def test_a_failed_gate_publishes_nothing_and_exits_1(saved, tmp_path, monkeypatch):
+def test_a_failed_gate_publishes_nothing_and_exits_1(saved, tmp_path, monkeypatch, quickly):
     def fail(*args, **kwargs):
         raise GateFailed("parity: a logit differs by 3.0e-02")
 
     monkeypatch.setattr("alexnet_export.variants.check_parity", fail)
-    result = run("export", "--checkpoint", saved, "--repository", tmp_path, "--precision", "fp32")
+    with quickly():
+        result = run("export", "--checkpoint", saved, "--repository", tmp_path, "--precision", "fp32")
     assert result.exit_code == 1
     assert result.stderr.strip() == "alexnet-export: fp32: parity: a logit differs by 3.0e-02; nothing was published"
     assert "parity: a logit differs" in result.stdout, "in the table too"
