@@ -85,7 +85,7 @@ $(STAMP): constraints.txt tests/requirements.txt export/pyproject.toml client/py
 demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images, load: the whole road in a few minutes
 	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log $(SERVE_OPTIONS) -- \
 		sh -c '$(BIN)/alexnet-client evaluate $(SAMPLES) --target $(TARGET) --sheet $(WORK)/answers.png && \
-		$(BIN)/alexnet-load run --target $(TARGET) --rate $(RATE) --duration 8 --output $(BUILD)/load'
+		$(BIN)/alexnet-load run --target $(TARGET) --rate $(RATE) --duration 6 --output $(BUILD)/load'
 
 train: $(CHECKPOINT) ## train, or go on with an interrupted training (TRAIN_OPTIONS="--steps 2000")
 	@echo "Trained: $(CHECKPOINT)"

@@ -7,11 +7,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alexnet_client.answers import BatchAnswer
 from alexnet_client.batching import BatchOptions, Sleep, Waiting, decide
+from alexnet_client.callers import Caller, fail, hand_out, size_of
 from alexnet_client.codec import Array
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, ClientError, Closed, RequestRefused, ServerFault, TimedOut
@@ -19,30 +19,12 @@ from alexnet_client.events import BatchSent, Listener
 from alexnet_client.room import Room
 
 if TYPE_CHECKING:  # tracing is optional: its package may be missing
-    from opentelemetry.trace import Span
-
     from alexnet_client.tracing import Tracing
 
 SendParts = Callable[[Sequence[Array], Deadline], Awaitable[BatchAnswer]]
 """Sends the parts as one request, in order, and gives the rows of all."""
 LATEST = 0.2
 """Share of a new latency in the running mean."""
-
-
-@dataclass(eq=False, slots=True)
-class Caller:
-    """One who waits: images, when nobody will wait any more, where the answer goes, and whether the images have left.
-
-    ``span`` is the call's, if there is tracing; ``on_sent`` is told when the images leave.
-    """
-
-    part: Array
-    deadline: Deadline
-    waiting: Waiting
-    answer: asyncio.Future[BatchAnswer]
-    left: bool = False
-    span: Span | None = None
-    on_sent: Callable[[], None] | None = None
 
 
 class Batcher:
@@ -106,7 +88,7 @@ class Batcher:
         """
         if self._closed:
             raise Closed("this client is closed")
-        images, nbytes = len(part), _size(part)
+        images, nbytes = len(part), size_of(part)
         await self._room.take(images, nbytes, deadline, wait=more or self.options.wait_when_full)
         if self.closed:  # while it waited for room
             self._room.give(images, nbytes)
@@ -134,7 +116,7 @@ class Batcher:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        _fail(self._queue, Closed("this client is closed"))
+        fail(self._queue, Closed("this client is closed"))
         for task in self._in_flight:
             task.cancel()
         await asyncio.gather(*self._in_flight, return_exceptions=True)
@@ -172,7 +154,7 @@ class Batcher:
             if each.on_sent is not None:
                 each.on_sent()
         images = sum(each.waiting.images for each in batch)
-        self._room.give(images, sum(_size(each.part) for each in batch))
+        self._room.give(images, sum(size_of(each.part) for each in batch))
         self._on_event(BatchSent(images, tuple(now_s - each.waiting.since_s for each in batch)))
         task = asyncio.create_task(self._deliver(batch))
         self._in_flight.add(task)
@@ -198,10 +180,10 @@ class Batcher:
         try:
             await self._answer(batch)
         except asyncio.CancelledError:
-            _fail(batch, Closed("this client is closed"))
+            fail(batch, Closed("this client is closed"))
             raise
         except Exception as error:
-            _fail(batch, ServerFault(f"the client itself failed: {error!r}"))
+            fail(batch, ServerFault(f"the client itself failed: {error!r}"))
             raise
 
     async def _answer(self, batch: list[Caller]) -> None:
@@ -213,10 +195,10 @@ class Batcher:
             answer = await self._rows(batch)
         except ClientError as error:
             if len(batch) == 1 or not isinstance(error, BadInput) or isinstance(error, RequestRefused):
-                _fail(batch, error)
+                fail(batch, error)
                 return
         else:
-            _hand_out(batch, answer)
+            hand_out(batch, answer)
             return
         half = len(batch) // 2
         for part in (batch[:half], batch[half:]):
@@ -238,27 +220,3 @@ class Batcher:
             raise ServerFault(f"the answer has {len(answer.logits)} rows for {images} images")
         self._latency_s += LATEST * (time.monotonic() - began_s - self._latency_s)
         return answer
-
-
-def _size(part: Array) -> int:
-    """Bytes of its contents; an array of files itself holds no more than where they are."""
-    return sum(map(len, part.ravel())) if part.dtype.hasobject else part.nbytes
-
-
-def _hand_out(batch: Sequence[Caller], answer: BatchAnswer) -> None:
-    start = 0
-    for each in batch:
-        end = start + each.waiting.images
-        if not each.answer.done():
-            rows = BatchAnswer(answer.logits[start:end], answer.probabilities[start:end], answer.model_version)
-            each.answer.set_result(rows)
-        start = end
-
-
-def _fail(batch: Sequence[Caller], error: ClientError) -> None:
-    """An exception of its own for each caller: one that is raised in several tasks collects all their tracebacks."""
-    for each in batch:
-        if not each.answer.done():
-            own = type(error)(*error.args)
-            own.__cause__ = error
-            each.answer.set_exception(own)

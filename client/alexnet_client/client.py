@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import random
@@ -208,25 +207,7 @@ class Client:
         if not isinstance(images, np.ndarray) or not images.ndim:
             raise BadInput(f"a batch is uint8 [N, 224, 224, 3], not {type(images).__name__} {np.shape(images)}")
         with self._call("infer", len(images)):
-            signature = await self._model.signature(deadline)
-            signature.check(images)
-            most = max(1, signature.max_batch_size)
-            parts = [images[start : start + most] for start in range(0, len(images), most)]
-            if len(parts) == 1:
-                return await self._model.batcher.submit(images, deadline, on_sent=on_sent)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(
-                            self._model.batcher.submit(
-                                part, deadline, more=place > 0, on_sent=None if place else on_sent
-                            )
-                        )
-                        for place, part in enumerate(parts)
-                    ]
-            except BaseExceptionGroup as errors:
-                raise next((each for each in errors.exceptions if isinstance(each, ClientError)), errors) from None
-            return BatchAnswer.joined([task.result() for task in tasks])
+            return await self._model.infer(images, deadline, on_sent=on_sent)
 
     async def signature(self, *, timeout_s: float | None = None) -> ModelSignature:
         """What the server says of the model; asked once, then remembered."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from alexnet_client.answers import BatchAnswer, ModelSignature
 from alexnet_client.batcher import Batcher
 from alexnet_client.batching import BatchOptions
 from alexnet_client.deadline import Deadline
+from alexnet_client.errors import ClientError
 from alexnet_client.events import BatchAnswered, Listener
 from alexnet_client.fleet import Fleet
 from alexnet_client.shared_memory import SharedTransport
@@ -65,6 +66,33 @@ class ServedModel:
                 most = min(self._options.max_batch, max(1, self._signature.max_batch_size))
                 self.batcher.options = replace(self._options, max_batch=most)
             return self._signature
+
+    async def infer(
+        self, images: codec.Array, deadline: Deadline, *, on_sent: Callable[[], None] | None = None
+    ) -> BatchAnswer:
+        """The answers for a batch, in as many requests as it takes; raises ``ClientError``."""
+        signature = await self.signature(deadline)
+        signature.check(images)
+        most = max(1, signature.max_batch_size)
+        if len(images) <= most:
+            return await self.batcher.submit(images, deadline, on_sent=on_sent)
+        starts = range(0, len(images), most)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(
+                        self.batcher.submit(
+                            images[start : start + most],
+                            deadline,
+                            more=start > 0,
+                            on_sent=None if start else on_sent,
+                        )
+                    )
+                    for start in starts
+                ]
+        except BaseExceptionGroup as errors:
+            raise next((each for each in errors.exceptions if isinstance(each, ClientError)), errors) from None
+        return BatchAnswer.joined([task.result() for task in tasks])
 
     async def labels_of(self, version: str, deadline: Deadline) -> tuple[str, ...]:
         """Class names of a release; asked once for each. Raises ``ClientError``."""

@@ -87,6 +87,8 @@ class Sender:
         try:
             self._sending = asyncio.create_task(self._closed_loop() if self._plan.closed_loop else self._open_loop())
             await asyncio.wait([self._sending])
+            if not self._sending.cancelled():
+                self._sending.result()  # a fault of its own is not to be taken for a short run
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self._plan.timeout_s + PATIENCE_S)
         finally:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self
@@ -42,7 +43,8 @@ class Senders:
         for number in range(plan.senders):
             ours, theirs = context.Pipe()
             process = context.Process(target=_live, args=(theirs, plan, number), name=f"sender {number}", daemon=True)
-            process.start()
+            with _deaf():
+                process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
@@ -111,9 +113,22 @@ class Senders:
         return said
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Who is started here hears no Ctrl-C, from its first moment on: that is the parent's, which says stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _live(pipe: Connection, plan: Plan, number: int) -> None:
     """A sender's process: prepares, begins when it is told to, sends records and at last its tally."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which says stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also if another thread than the main one started it
     try:
         asyncio.run(_send(pipe, plan, number))
     except ClientError as error:

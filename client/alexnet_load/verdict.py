@@ -13,6 +13,21 @@ BUSY = 0.85
 LARGE = 0.4
 """A phase that takes this share of an image's time holds it back."""
 
+WAITING = {
+    "server queue": (
+        "queue",
+        "though its instances were not busy: look at the queue delay, the rate limiter, or add instances",
+    ),
+    "client queue": (
+        "client",
+        "before it left: the client allows too few requests in flight, or waits for others",
+    ),
+    "network and front end": (
+        "network",
+        "between client and queue: copies, the network, or a front end without a processor",
+    ),
+}
+"""Phases in which nothing is worked on: the limit that each stands for, and what it means."""
 REFUSED = ("bad_input", "server_fault")
 """Attempts that a server answered with an error."""
 
@@ -62,40 +77,36 @@ def judge(summary: Summary, client: ClientSide | None, server: ServerSide | None
     """
     if client is None:
         return Verdict("unknown", "The run was cut off before its counts were written.", ())
-    facts = tuple(_facts(client, server))
+    found = _limit(summary, client, server)
+    return Verdict(*found, tuple(_facts(client, server)))
+
+
+def _limit(summary: Summary, client: ClientSide, server: ServerSide | None) -> tuple[str, str]:
+    """The limit and why."""
     if summary.sender_limited:
-        return Verdict("client", f"The sender was the limit: {summary.sender_limited}.", facts)
-    phases = phases_s(client, server)
-    whole_s = sum(phases.values()) or 1e-9
-    shares = {name: each / whole_s for name, each in phases.items()}
+        return "client", f"The sender was the limit: {summary.sender_limited}."
+    if not client.images:
+        return "unknown", "No request was answered, so there is no time to divide."
     busy = None if server is None or not server.busy_s else utilisation(server)
     if busy is not None and busy >= BUSY:
-        return Verdict(
-            "compute",
-            f"The model's instances worked {busy:.0%} of the time: this is what they can do. What waits before them waits for that.",
-            facts,
-        )
-    for bound, name, because in (
-        (
-            "queue",
-            "server queue",
-            "though its instances were not busy: look at the queue delay, the rate limiter, or add instances",
-        ),
-        ("client", "client queue", "before it left: the client allows too few requests in flight, or waits for others"),
-        (
-            "network",
-            "network and front end",
-            "between client and queue: copies, the network, or a front end without a processor",
-        ),
-    ):
-        if shares.get(name, 0.0) >= LARGE and shares[name] == max(shares.values()):
-            return Verdict(bound, f"An image spent {shares[name]:.0%} of its time in the {name}, {because}.", facts)
+        worked = f"The model's instances worked {busy:.0%} of the time: this is what they can do."
+        return "compute", f"{worked} What waits before them waits for that."
+    if (found := _largest(phases_s(client, server))) is not None:
+        return found
     if server is None:
-        return Verdict(
-            "unknown", "Nothing in the client held it back; what happened in the server is not known.", facts
-        )
+        return "unknown", "Nothing in the client held it back; what happened in the server is not known."
     working = "" if busy is None else f": the instances worked {busy:.0%} of the time"
-    return Verdict("nothing", f"The load is below what client and server can do{working}.", facts)
+    return "nothing", f"The load is below what client and server can do{working}."
+
+
+def _largest(phases: dict[str, float]) -> tuple[str, str] | None:
+    """The limit and why, if one phase of waiting takes the largest share, and a large one."""
+    name = max(phases, key=lambda each: phases[each])
+    share = phases[name] / (sum(phases.values()) or 1e-9)
+    if name not in WAITING or share < LARGE:
+        return None
+    bound, because = WAITING[name]
+    return bound, f"An image spent {share:.0%} of its time in the {name}, {because}."
 
 
 def utilisation(server: ServerSide) -> float:

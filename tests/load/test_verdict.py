@@ -100,6 +100,8 @@ def test_the_facts_are_figures():
 def test_what_nobody_could_see_is_said_to_be_unknown():
     assert judge(summary(), client(), None).bound == "unknown"
     assert judge(summary(), None, None).bound == "unknown"
+    nothing = judge(summary(), client(images=0, batches={}, attempts={"unavailable": 9}), server(success=0))
+    assert (nothing.bound, nothing.because) == ("unknown", "No request was answered, so there is no time to divide.")
 
 
 @pytest.mark.parametrize(
