@@ -87,7 +87,7 @@ class Client:
         batching, connection = batching or BatchOptions(), connection or Connection()
         targets = parse_targets(target)
         if connection.balance == "grpc":
-            targets = Targets(target, (_grpc_name(targets),))
+            targets = Targets(target, (targets.grpc_name,))
         if shared_memory:
             for address in targets.addresses:
                 check_local(address)
@@ -260,10 +260,3 @@ class Client:
                 listener(event)
             except Exception:
                 logging.getLogger(__name__).exception("a listener failed; the call goes on")
-
-
-def _grpc_name(targets: Targets) -> str:
-    """The targets as one name for gRPC, which then balances by itself."""
-    if targets.name is not None:
-        return targets.text
-    return f"ipv4:{','.join(targets.addresses)}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import statistics
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -16,7 +14,7 @@ from alexnet_client.errors import ClientError, Closed, TimedOut, Unavailable
 from alexnet_client.events import Attempted, Ejected, Hedged, Listener, Retried, RetryDenied, outcome_of
 from alexnet_client.limit import LimitRange
 from alexnet_client.replicas import Replica, ReplicaSet
-from alexnet_client.retries import RetryBudget, RetryOptions, again
+from alexnet_client.retries import Patience, RetryBudget, RetryOptions, again
 from alexnet_client.targets import Targets
 from alexnet_client.transport import Transport
 
@@ -24,8 +22,6 @@ T = TypeVar("T")
 TEND_EVERY_S = 0.25
 RESOLVE_EVERY_S = 5.0
 PROBE_TIMEOUT_S = 1.0
-REMEMBERED = 200
-"""Latencies that hedging looks back on."""
 Call = Callable[[Transport, Deadline], Awaitable[T]]
 
 
@@ -63,7 +59,7 @@ class Fleet:
             on_ejected=lambda replica: on_event(Ejected(replica.address)),
         )
         self._transports: dict[str, Transport] = {}
-        self._latencies_s: deque[float] = deque(maxlen=REMEMBERED)
+        self._patience = Patience(retries.hedge_quantile)
         self._tending: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -152,7 +148,7 @@ class Fleet:
             latency_s = time.monotonic() - began_s
             self.replicas.answered(replica, latency_s, images=images, in_flight=in_flight)
             if images:
-                self._latencies_s.append(latency_s)
+                self._patience.seen(latency_s)
             return answer
         finally:
             self.replicas.ended(replica)
@@ -162,7 +158,7 @@ class Fleet:
         self, replica: Replica, call: Call[T], deadline: Deadline, images: int, tried: list[Replica]
     ) -> T:
         """An attempt, and a second one elsewhere if this one is among the slowest; the first good answer counts."""
-        patience_s = self._patience_s()
+        patience_s = self._patience.seconds
         if patience_s is None or len(self.replicas.usable) < 2:
             return await self._attempt(replica, call, deadline, images, tried)
         first = asyncio.ensure_future(self._attempt(replica, call, deadline, images, tried))
@@ -186,13 +182,6 @@ class Fleet:
             for each in racing:
                 each.cancel()
             await asyncio.gather(*racing, return_exceptions=True)
-
-    def _patience_s(self) -> float | None:
-        """How long the usual share of requests takes, seconds; None without hedging, or before enough is known."""
-        if not self._retries.hedge_quantile or len(self._latencies_s) < REMEMBERED // 4:
-            return None
-        cuts = statistics.quantiles(self._latencies_s, n=1000)
-        return cuts[min(998, int(self._retries.hedge_quantile * 1000))]
 
     def _transport(self, address: str) -> Transport:
         if address not in self._transports:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
+from collections import deque
 from dataclasses import dataclass
 
 from alexnet_client.errors import BadInput, ClientError, Overloaded, ServerFault, Unavailable
+
+REMEMBERED = 200
+"""Latencies that hedging looks back on."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,30 @@ class RetryBudget:
             return False
         self._tokens -= 1
         return True
+
+
+class Patience:
+    """How long the usual share of requests takes lately: what takes longer is worth a hedge.
+
+    Args:
+        quantile: the share; 0 for no hedging.
+    """
+
+    def __init__(self, quantile: float) -> None:
+        self._quantile = quantile
+        self._latencies_s: deque[float] = deque(maxlen=REMEMBERED)
+
+    def seen(self, latency_s: float) -> None:
+        """A request was answered after so many seconds."""
+        self._latencies_s.append(latency_s)
+
+    @property
+    def seconds(self) -> float | None:
+        """To wait before a second attempt; None without hedging, or before enough is known."""
+        if not self._quantile or len(self._latencies_s) < REMEMBERED // 4:
+            return None
+        cuts = statistics.quantiles(self._latencies_s, n=1000)
+        return cuts[min(998, int(self._quantile * 1000))]
 
 
 @dataclass(frozen=True)

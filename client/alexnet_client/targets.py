@@ -25,6 +25,11 @@ class Targets:
     addresses: tuple[str, ...]
     name: tuple[str, int] | None = None
 
+    @property
+    def grpc_name(self) -> str:
+        """All of them as one name for gRPC, which then balances by itself."""
+        return self.text if self.name is not None else f"ipv4:{','.join(self.addresses)}"
+
     async def resolve(self) -> list[str]:
         """The addresses now.
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from alexnet_client.client import DEFAULT_TARGET
 from alexnet_client.errors import BadInput
 from alexnet_load import options as of
 from alexnet_load.searches import slo, sweep, tune
@@ -19,7 +18,9 @@ for search in (slo, sweep, tune):
 
 
 @app.command()
+@of.with_plan()
 def run(
+    make: of.MakePlan,
     rate: Annotated[float, typer.Option("--rate", "-r", help="requests a second, at random times (Poisson)")] = 0.0,
     arrivals: Annotated[str, typer.Option(help=of.ARRIVALS)] = "",
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=0, help="closed loop: so many callers")] = 0,
@@ -32,17 +33,7 @@ def run(
         Path | None,
         typer.Option("--output", "-o", help="directory for run.jsonl.gz and index.html; none: keep nothing"),
     ] = None,
-    target: of.Target = DEFAULT_TARGET,
-    model: of.Model = "alexnet",
     warm_up: of.WarmUp = 2.0,
-    sizes: of.Sizes = "1",
-    images: of.Images = "generated",
-    senders: of.Senders = 1,
-    timeout: of.Timeout = 10.0,
-    seed: of.Seed = 0,
-    batch: of.Batch = 0,
-    delay_ms: of.Delay = -1.0,
-    each_alone: of.Alone = False,
     metrics: of.Metrics = "",
     as_json: of.Json = False,
 ) -> None:
@@ -55,21 +46,11 @@ def run(
         if sum(map(bool, (rate, arrivals, concurrency))) > 1:
             raise BadInput("--rate, --arrivals and --concurrency exclude each other; name one")
         wanted = parse_objective(objective) if objective else None
-        plan = of.make_plan(
-            target=target,
-            model=model,
+        plan = make(
             arrivals=arrivals or (f"closed:{concurrency}" if concurrency else f"poisson:{rate or of.RATE:g}"),
             duration_s=duration,
             warm_up_s=warm_up,
-            sizes=sizes,
-            images=images,
-            senders=senders,
-            timeout_s=timeout,
             max_count=count,
-            seed=seed,
-            batch=batch,
-            delay_ms=delay_ms,
-            each_alone=each_alone,
         )
         with live(where(as_json), seconds=duration, title=plan.arrivals) as show:
             made = conduct(plan, path=output and output / "run.jsonl.gz", metrics=metrics, on_progress=show)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
+
+from alexnet_client.errors import BadInput
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -20,3 +22,18 @@ def write_atomically(path: Path, text: str) -> None:
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+def check_writable(path: Path) -> None:
+    """Make a file's directory, and make sure that a file can be written there.
+
+    Raises:
+        BadInput: none can.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"{path}: nothing can be written there ({reason}); name another place") from None

@@ -57,7 +57,8 @@ def conduct(
 ) -> Run:
     """Carry a plan out.
 
-    Ctrl-C ends the sending and the run is what was sent until then; a second one waits for no more answers.
+    Ctrl-C ends the sending and the run is what was sent until then; a second one waits for no more answers, a third one
+    ends everything.
 
     Args:
         plan: what to send.
@@ -86,11 +87,11 @@ def _carry_out(plan: Plan, path: Path, metrics: str, on_progress: Callable[[Prog
                 writer.write(records)
                 on_progress(recent.add(records))
 
-            with _stopping(senders) as stopped:
+            with _stopping(senders) as stopped:  # to the end: a second Ctrl-C must not cost what the first one kept
                 senders.records(heard)
-            client = client_side(senders.tallies, wall_s=recent.last_s, interrupted=bool(stopped))
-            side, missing = server.side(expected=client.attempts.get(OK))
-            writer.finish(client, side, missing)
+                client = client_side(senders.tallies, wall_s=recent.last_s, interrupted=bool(stopped))
+                side, missing = server.side(expected=client.attempts.get(OK))
+                writer.finish(client, side, missing)
 
 
 class _Server:
@@ -145,6 +146,8 @@ def _stopping(senders: Senders) -> Iterator[list[int]]:
 
     def stop(number: int, _: object) -> None:
         stopped.append(number)
+        if len(stopped) > 2:  # a sender that does not hear either is ended by force
+            raise KeyboardInterrupt
         senders.stop()
 
     before = signal.signal(signal.SIGINT, stop)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from alexnet_client.client import DEFAULT_TARGET
 from alexnet_client.errors import BadInput
 from alexnet_load.arrivals import parse_sizes
 from alexnet_load.run import Plan
@@ -36,12 +40,52 @@ Metrics = Annotated[str, typer.Option(help="host:port of Triton's metrics, where
 Json = Annotated[bool, typer.Option("--json", help="print the JSON line only")]
 
 
-def make_plan(*, sizes: str, batch: int, delay_ms: float, each_alone: bool, **plan: Any) -> Plan:
-    """A checked plan.
+MakePlan = Callable[..., Plan]
+"""Makes a command's plan of what differs between commands: ``arrivals``, ``duration_s``, ``warm_up_s``, ``max_count``."""
 
-    Raises:
-        BadInput: something in it makes no sense.
-    """
+
+def with_plan(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options that every plan has, but for some; it is called with ``make``, a ``MakePlan``, instead."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [each for each in _parameters(command) if each.name != "make"]
+        shared = _parameters(_every_plan)
+        shown = [*own, *(each for each in shared if each.name not in without)]
+
+        def call(**given: Any) -> None:
+            chosen = {each.name: given.pop(each.name, each.default) for each in shared}
+            command(make=partial(_make_plan, **chosen), **given)
+
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # typer reads it
+        call.__annotations__ = {each.name: each.annotation for each in shown}
+        return call
+
+    return decorate
+
+
+def _parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+    found = inspect.signature(function, eval_str=True).parameters.values()
+    return [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in found]
+
+
+def _every_plan(
+    target: Target = DEFAULT_TARGET,
+    model: Model = "alexnet",
+    sizes: Sizes = "1",
+    images: Images = "generated",
+    senders: Senders = 1,
+    timeout: Timeout = 10.0,
+    seed: Seed = 0,
+    batch: Batch = 0,
+    delay_ms: Delay = -1.0,
+    each_alone: Alone = False,
+) -> None:
+    """The options of every plan."""
+
+
+def _make_plan(*, sizes: str, timeout: float, batch: int, delay_ms: float, each_alone: bool, **plan: Any) -> Plan:
+    """A checked plan; raises ``BadInput``."""
     if not 0 <= plan["warm_up_s"] < plan["duration_s"]:
         raise BadInput(f"the warm-up, {plan['warm_up_s']:g} s, must end before the run, {plan['duration_s']:g} s, does")
     batching: dict[str, Any] = dict(EACH_ALONE) if each_alone else {}
@@ -51,4 +95,4 @@ def make_plan(*, sizes: str, batch: int, delay_ms: float, each_alone: bool, **pl
         batching["max_batch"] = batch
     if delay_ms >= 0:
         batching["max_delay_s"] = delay_ms / 1000
-    return Plan(sizes=parse_sizes(sizes), batching=batching, **plan)
+    return Plan(sizes=parse_sizes(sizes), timeout_s=timeout, batching=batching, **plan)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from markupsafe import Markup
 
 from alexnet_client.errors import BadInput
 from alexnet_load import charts
+from alexnet_load.atomic import write_atomically
 from alexnet_load.knee import CurvePoint
 from alexnet_load.run import OK, Plan, Run
 from alexnet_load.summary import PERCENTILES, Summary, percentiles
@@ -152,14 +151,10 @@ def _write(path: Path, template: str, **content: Any) -> None:
     environment.filters["ms"] = _ms
     environment.filters["count"] = lambda number: f"{number:,}".replace(",", "\u202f")
     text = environment.get_template(template).render(**content)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        write_atomically(path, text)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
         reason = (error.strerror or str(error)).lower()
         raise BadInput(f"{path}: the page cannot be written ({reason}); name another place for it") from None
 

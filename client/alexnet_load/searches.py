@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from alexnet_client.client import DEFAULT_TARGET
 from alexnet_client.errors import BadInput
 from alexnet_load import options as of
+from alexnet_load.atomic import check_writable
 from alexnet_load.tell import mistakes_told, tell_curve, tell_found, tell_tuned, where
 
 
+@of.with_plan()
 def slo(
+    make: of.MakePlan,
     objective: Annotated[str, typer.Argument(help="what to keep, such as p99=50ms,errors=0.1%")],
     start: Annotated[float, typer.Option(help="rate to begin with, requests a second")] = 20.0,
     most: Annotated[float, typer.Option(help="rate never to exceed, requests a second")] = 100_000.0,
@@ -23,17 +25,7 @@ def slo(
     repeats: Annotated[int, typer.Option(min=1, help="trials that decide about a rate")] = 3,
     duration: of.Duration = 10.0,
     arrivals: Annotated[str, typer.Option(help="constant or poisson")] = "poisson",
-    target: of.Target = DEFAULT_TARGET,
-    model: of.Model = "alexnet",
     warm_up: of.WarmUp = 1.0,
-    sizes: of.Sizes = "1",
-    images: of.Images = "generated",
-    senders: of.Senders = 1,
-    timeout: of.Timeout = 10.0,
-    seed: of.Seed = 0,
-    batch: of.Batch = 0,
-    delay_ms: of.Delay = -1.0,
-    each_alone: of.Alone = False,
     as_json: of.Json = False,
 ) -> None:
     """Search the highest rate of requests at which an objective is kept."""
@@ -43,20 +35,10 @@ def slo(
 
     with mistakes_told():
         wanted = parse_objective(objective)
-        plan = of.make_plan(
-            target=target,
-            model=model,
+        plan = make(
             arrivals=f"{arrivals}:{start:g}",
             duration_s=duration,
             warm_up_s=warm_up,
-            sizes=sizes,
-            images=images,
-            senders=senders,
-            timeout_s=timeout,
-            seed=seed,
-            batch=batch,
-            delay_ms=delay_ms,
-            each_alone=each_alone,
         )
         with live(where(as_json), seconds=duration, title=f"searching {objective}") as show:
             found = search(
@@ -71,7 +53,9 @@ def slo(
     raise typer.Exit(0 if found.rate else 1)
 
 
+@of.with_plan()
 def sweep(
+    make: of.MakePlan,
     low: Annotated[float, typer.Option("--from", help="lowest rate, requests a second")] = 20.0,
     high: Annotated[float, typer.Option("--to", help="highest rate, requests a second")] = 320.0,
     steps: Annotated[int, typer.Option(min=2, max=100, help="rates between and with these")] = 9,
@@ -79,17 +63,7 @@ def sweep(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file for the page, such as sweep.html")] = None,
     duration: of.Duration = 10.0,
     arrivals: Annotated[str, typer.Option(help="constant or poisson")] = "poisson",
-    target: of.Target = DEFAULT_TARGET,
-    model: of.Model = "alexnet",
     warm_up: of.WarmUp = 1.0,
-    sizes: of.Sizes = "1",
-    images: of.Images = "generated",
-    senders: of.Senders = 1,
-    timeout: of.Timeout = 10.0,
-    seed: of.Seed = 0,
-    batch: of.Batch = 0,
-    delay_ms: of.Delay = -1.0,
-    each_alone: of.Alone = False,
     as_json: of.Json = False,
 ) -> None:
     """Draw throughput against latency over a range of rates, and find the knee."""
@@ -102,21 +76,13 @@ def sweep(
         objective = parse_objective(slo) if slo else None
         if objective is not None and objective.percentile != 99:
             raise BadInput(f"{slo}: the curve shows p99, so its objective is one of p99")
-        plan = of.make_plan(
-            target=target,
-            model=model,
+        plan = make(
             arrivals=f"{arrivals}:{low:g}",
             duration_s=duration,
             warm_up_s=warm_up,
-            sizes=sizes,
-            images=images,
-            senders=senders,
-            timeout_s=timeout,
-            seed=seed,
-            batch=batch,
-            delay_ms=delay_ms,
-            each_alone=each_alone,
         )
+        if output is not None:
+            check_writable(output)  # before all the runs
         points: list[CurvePoint] = []
         for rate in sweep_rates(low, high, steps):
             with live(where(as_json), seconds=duration, title=f"{rate:.0f}/s, {len(points) + 1} of {steps}") as show:
@@ -124,7 +90,9 @@ def sweep(
         tell_curve(points, plan, objective=objective, page=output, quiet=as_json)
 
 
+@of.with_plan(without=("target", "batch", "delay_ms", "each_alone"))
 def tune(
+    make: of.MakePlan,
     slo: Annotated[str, typer.Option(help="what to keep, such as p99=50ms,errors=0.1%")],
     repository: Annotated[
         Path,
@@ -135,36 +103,22 @@ def tune(
     start: Annotated[float, typer.Option(help="rate to begin with, requests a second")] = 20.0,
     duration: of.Duration = 4.0,
     arrivals: Annotated[str, typer.Option(help="constant or poisson")] = "poisson",
-    model: of.Model = "alexnet",
     warm_up: of.WarmUp = 0.5,
-    sizes: of.Sizes = "1",
-    images: of.Images = "generated",
-    senders: of.Senders = 1,
-    timeout: of.Timeout = 5.0,
-    seed: of.Seed = 0,
     as_json: of.Json = False,
 ) -> None:
     """Try the settings that matter on servers of their own, and write down the best of them."""
     from alexnet_load.live import live
     from alexnet_load.slo import parse_objective
-    from alexnet_load.tune import tune_repository, write_configuration
+    from alexnet_load.tune import configuration_path, tune_repository, write_configuration
 
     with mistakes_told():
         objective = parse_objective(slo)
-        plan = of.make_plan(
+        plan = make(
             arrivals=f"{arrivals}:{start:g}",
-            model=model,
             duration_s=duration,
             warm_up_s=warm_up,
-            sizes=sizes,
-            images=images,
-            senders=senders,
-            timeout_s=timeout,
-            seed=seed,
-            batch=0,
-            delay_ms=-1.0,
-            each_alone=False,
         )
+        configuration_path(repository, plan.model, name)  # what cannot be written is said before all the trials
         shown = where(as_json)
         with live(shown, seconds=duration, title="tuning") as show:
             tuned = tune_repository(
@@ -176,5 +130,5 @@ def tune(
                 on_step=lambda text: shown.print(text, soft_wrap=True),
                 on_progress=show,
             )
-        path = write_configuration(repository, model, tuned, name, objective)
+        path = write_configuration(repository, plan.model, tuned, name, objective)
         tell_tuned(tuned, objective, path, quiet=as_json)

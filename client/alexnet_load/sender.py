@@ -90,7 +90,10 @@ class Sender:
             if not self._sending.cancelled():
                 self._sending.result()  # a fault of its own is not to be taken for a short run
             if self._tasks:
-                await asyncio.wait(self._tasks, timeout=self._plan.timeout_s + PATIENCE_S)
+                _, late = await asyncio.wait(self._tasks, timeout=self._plan.timeout_s + PATIENCE_S)
+                for task in late:
+                    task.cancel()  # given up, and recorded as such
+                await asyncio.gather(*late, return_exceptions=True)
         finally:
             self.tally.cpu_s = time.process_time() - cpu_s
 
@@ -149,6 +152,7 @@ class Sender:
                 return
             await self._send(now_s, int(self._sizes[number % SIZES_AHEAD]), number=number)
             number += callers
+            await asyncio.sleep(0)  # a request that is refused at once must not keep the loop to itself
 
     async def _send(self, planned_s: float, images: int, *, number: int) -> None:
         batch, outcome, sent_s = self._workload.request(number, images), GIVEN_UP, math.nan

@@ -25,6 +25,7 @@ from alexnet_load.tally import Tally
 LEAD_S = 0.1
 """From telling the senders to begin to the begin."""
 FLUSH_S = 0.25
+DIED = "a sender process has died; its own words, if any, are above"
 END_S = 5.0
 """How long a sender that was told to end may take, seconds."""
 
@@ -75,10 +76,17 @@ class Senders:
             self._hear(pipe)
 
     def begin(self) -> float:
-        """Let them go; the begin, on ``time.monotonic``'s clock."""
+        """Let them go; the begin, on ``time.monotonic``'s clock.
+
+        Raises:
+            ServerFault: a sender has died.
+        """
         begin_s = time.monotonic() + LEAD_S
-        for pipe in self._pipes:
-            pipe.send(begin_s)
+        try:
+            for pipe in self._pipes:
+                pipe.send(begin_s)
+        except OSError:
+            raise ServerFault(DIED) from None
         return begin_s
 
     def stop(self) -> None:
@@ -106,8 +114,8 @@ class Senders:
     def _hear(self, pipe: Connection) -> Any:
         try:
             said = pipe.recv()
-        except EOFError:
-            raise ServerFault("a sender process has died; its own words, if any, are above") from None
+        except (EOFError, OSError):
+            raise ServerFault(DIED) from None
         if isinstance(said, ClientError):
             raise said
         return said
@@ -129,12 +137,11 @@ def _deaf() -> Iterator[None]:
 def _live(pipe: Connection, plan: Plan, number: int) -> None:
     """A sender's process: prepares, begins when it is told to, sends records and at last its tally."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also if another thread than the main one started it
-    try:
-        asyncio.run(_send(pipe, plan, number))
-    except ClientError as error:
-        pipe.send(type(error)(*error.args))  # without its causes, which may hold what no pipe takes
-    except (EOFError, BrokenPipeError):
-        pass  # the parent has ended
+    with suppress(EOFError, OSError, asyncio.CancelledError):  # the parent has ended
+        try:
+            asyncio.run(_send(pipe, plan, number))
+        except ClientError as error:
+            pipe.send(type(error)(*error.args))  # without its causes, which may hold what no pipe takes
 
 
 async def _send(pipe: Connection, plan: Plan, number: int) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ class Observer:
         return _together(found)
 
     async def settled_look(self, before: Look, *, expected_requests: int | None, timeout_s: float = 2.0) -> Look:
-        """The counters once they stand still: as many successes as expected, or the same twice.
+        """The counters once they stand still: the same twice, and with at least as many successes as expected.
 
         Args:
             before: the look to count from.
@@ -179,7 +179,7 @@ def _metrics_look(address: str, model: str) -> Look:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             families = list(text_string_to_metric_families(response.read().decode()))
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise Unavailable(f"{url}: no metrics there ({error}); check the address, or leave it out") from None
     samples = [each for family in families for each in family.samples if each.labels.get("model") == model]
     if not samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ def where(quiet: bool) -> Console:
 @contextmanager
 def mistakes_told() -> Iterator[None]:
     """A user's mistake or a dead server is a line on stderr and exit status 2; status 1 is for what was not kept."""
+    # What was started is ended too if this program is told to end.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
     except ClientError as error:
@@ -47,6 +50,8 @@ def mistakes_told() -> Iterator[None]:
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def tell_run(run: Run, *, page: Path | None, objective: Objective | None, quiet: bool) -> bool:
@@ -121,13 +126,14 @@ def tell_tuned(tuned: Tuned, objective: Objective, path: Path, *, quiet: bool) -
             Text(
                 "Nothing is clearly better than the default, so that was written."
                 if tuned.best == tuned.default
-                else f"The best keeps {objective} at {tuned.ratio:.2f} ({tuned.low:.2f} - {tuned.high:.2f}) times the "
-                "default's rate, both measured in turns.",
+                else f"The best keeps {objective} at {tuned.gain} the default's rate, both measured in turns.",
                 style="green",
             )
         )
         console.print(f"Written: {path}; serve it with --config-name {path.stem}", soft_wrap=True)
-    print_json({"objective": str(objective), **asdict(tuned), "configuration": str(path)})
+    found = {name: _finite(value) for name, value in asdict(tuned).items()}
+    found["worth"] = {name: _finite(value) for name, value in tuned.worth.items()}
+    print_json({"objective": str(objective), **found, "configuration": str(path)})
 
 
 def tell_comparison(comparison: Comparison, *, quiet: bool) -> None:

@@ -90,7 +90,10 @@ def serving(repository: Path, *options: str, log: Path) -> Iterator[TrialServer]
         *("--health-port", "0", "--probe-interval", "0", *options),
     ]
     began_s = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A group of its own: Ctrl-C is for this program, which then ends the server.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -99,13 +102,16 @@ def serving(repository: Path, *options: str, log: Path) -> Iterator[TrialServer]
             yield TrialServer(f"127.0.0.1:{grpc_port}", process.pid, log, time.perf_counter() - began_s)
         finally:
             process.terminate()
-            process.wait(END_S)
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()  # Triton dies with its launcher
 
 
 def _link(source: str, target: str) -> None:
     """A link where the file system allows one; else a copy."""
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # a link to a relative link would lead nowhere
     except OSError:
         shutil.copy2(source, target)
 

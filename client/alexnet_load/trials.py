@@ -11,7 +11,7 @@ from alexnet_load.conduct import Progress, conduct
 from alexnet_load.knee import CurvePoint
 from alexnet_load.run import Plan
 from alexnet_load.slo import Objective, Trial
-from alexnet_load.summary import percentile_ms, summarize
+from alexnet_load.summary import Summary, percentile_ms, summarize
 
 OnProgress = Callable[[Progress], None]
 
@@ -41,7 +41,7 @@ class Trials:
             ClientError: as ``conduct``.
         """
         plan = replace(at_rate(self._plan, rate), seed=next(self._seeds))
-        summary = summarize(conduct(plan, on_progress=self._on_progress))
+        summary = _summary(plan, self._on_progress)
         return Trial(
             rate=rate,
             value_ms=percentile_ms(summary.response, self._objective.percentile),
@@ -59,7 +59,7 @@ def point(plan: Plan, rate: float, *, on_progress: OnProgress) -> CurvePoint:
     Raises:
         ClientError: as ``conduct``.
     """
-    summary = summarize(conduct(at_rate(plan, rate), on_progress=on_progress))
+    summary = _summary(at_rate(plan, rate), on_progress)
     return CurvePoint(
         rate=rate,
         image_rate=summary.image_rate,
@@ -67,3 +67,11 @@ def point(plan: Plan, rate: float, *, on_progress: OnProgress) -> CurvePoint:
         p99_ms=percentile_ms(summary.response, 99),
         errors=sum(summary.errors.values()) / max(1, summary.requests),
     )
+
+
+def _summary(plan: Plan, on_progress: OnProgress) -> Summary:
+    """The figures of a whole run; Ctrl-C ends more than the run: what was cut off is no trial."""
+    run = conduct(plan, on_progress=on_progress)
+    if run.client is not None and run.client.interrupted:
+        raise KeyboardInterrupt
+    return summarize(run)

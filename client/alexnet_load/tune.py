@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from google.protobuf import text_format
 
 from alexnet_client import BatchOptions
 from alexnet_client.errors import BadInput, ClientError
-from alexnet_load.atomic import write_atomically
+from alexnet_load.atomic import check_writable, write_atomically
 from alexnet_load.conduct import Progress
 from alexnet_load.options import EACH_ALONE
 from alexnet_load.run import Plan
@@ -24,6 +25,8 @@ from alexnet_load.tuning import Setting, Tuned, changes, describe, tune
 
 PRECISIONS = (0.2, 0.1, 0.05)
 """How near a search comes, by rung; a duel has the last one's. Its rounds are what repeats a trial."""
+SEEDS = 1000
+"""Between two measurements: more than a search has trials, so that none sees another one's arrivals."""
 THREADS = "intra_op_thread_count"
 OnProgress = Callable[[Progress], None]
 OnStep = Callable[[str], None]
@@ -94,14 +97,18 @@ def tune_repository(
     """
     default = default_setting(repository, plan.model)
     rates: dict[Setting, float] = {}
+    scores = itertools.count()
     with TemporaryDirectory(prefix="alexnet-tune-") as scratch:
 
         def score(setting: Setting, rung: int) -> float:
             begin = rates.get(setting) or rates.get(default) or start_rate
             precision = PRECISIONS[min(rung, len(PRECISIONS) - 1)]
+            fresh = replace(plan, seed=plan.seed + SEEDS * next(scores))
             how = partial(search, start_rate=begin, precision=precision, repeats=1)
             try:
-                rate = measure(repository, Path(scratch), setting, plan, objective, search=how, on_progress=on_progress)
+                rate = measure(
+                    repository, Path(scratch), setting, fresh, objective, search=how, on_progress=on_progress
+                )
             except ClientError as error:
                 if setting == default:
                     raise
@@ -155,6 +162,20 @@ def _least_batch(repository: Path, model: str) -> int:
     return max((each.max_batch_size for each in around), default=1)
 
 
+def configuration_path(repository: Path, model: str, name: str) -> Path:
+    """Where a named configuration goes.
+
+    Raises:
+        BadInput: the name is none for a file, there is no such model, or nothing can be written there.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise BadInput(f"{name!r} is no name of a configuration; letters, digits, - and _ are")
+    read_config(repository, model)
+    path = repository / model / "configs" / f"{name}.pbtxt"
+    check_writable(path)
+    return path
+
+
 def write_configuration(repository: Path, model: str, tuned: Tuned, name: str, objective: Objective) -> Path:
     """Write the winner as ``configs/<name>.pbtxt``, for ``alexnet-server serve --config-name``; an old one is replaced.
 
@@ -168,12 +189,10 @@ def write_configuration(repository: Path, model: str, tuned: Tuned, name: str, o
     Raises:
         BadInput: the name is none for a file, or the disk refuses.
     """
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise BadInput(f"{name!r} is no name of a configuration; letters, digits, - and _ are")
-    config = read_config(repository, model)
+    path, config = configuration_path(repository, model, name), read_config(repository, model)
     apply(tuned.best, config)
     options = ", ".join(f"{field}={value:g}" for field, value in client_options(tuned.best).items())
-    gain = f"{tuned.ratio:.2f} ({tuned.low:.2f} - {tuned.high:.2f}) times the rate of config.pbtxt at {objective}"
+    gain = f"{tuned.gain} the rate of config.pbtxt at {objective}"
     text = "\n".join(
         (
             "# Written by `alexnet-load tune` from config.pbtxt, whose comments say what the rest is for.",
@@ -182,9 +201,7 @@ def write_configuration(repository: Path, model: str, tuned: Tuned, name: str, o
             text_format.MessageToString(config),
         )
     )
-    path = repository / model / "configs" / f"{name}.pbtxt"
     try:
-        path.parent.mkdir(exist_ok=True)
         write_atomically(path, text)
     except OSError as error:
         raise BadInput(f"{path}: {(error.strerror or str(error)).lower()}") from None

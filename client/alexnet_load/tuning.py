@@ -7,6 +7,7 @@ is not clearly better than it loses against it.
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +73,13 @@ class Tuned:
     high: float
     tried: tuple[Scored, ...]
     worth: dict[str, float]
+
+    @property
+    def gain(self) -> str:
+        """How much better the winner is, for "the rate" to follow; infinitely where the default keeps it at no rate."""
+        if self.ratio == math.inf:
+            return "infinitely many times"
+        return f"{self.ratio:.2f} ({self.low:.2f} - {self.high:.2f}) times"
 
 
 def changes(default: Setting, *, processors: int, least_batch: int = 1) -> dict[str, list[dict[str, Any]]]:
@@ -162,7 +170,12 @@ def _duel(one: Setting, other: Setting, score: Score, rung: int) -> list[float]:
     """Scores of one over those of the other, measured in turns."""
     if one == other:
         return [1.0] * ROUNDS
-    return [score(one, rung) / max(score(other, rung), 1e-9) for _ in range(ROUNDS)]
+    return [_ratio(score(one, rung), score(other, rung)) for _ in range(ROUNDS)]
+
+
+def _ratio(one: float, other: float) -> float:
+    """Infinite against one that keeps the objective at no rate; 1 if neither does."""
+    return one / other if other else math.inf if one else 1.0
 
 
 def _without(best: Setting, default: Setting, values: Values) -> dict[str, Setting]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 
+import numpy as np
 import pytest
 
 from alexnet_client.errors import BadInput, ServerFault, Unavailable
-from alexnet_client.fake import FakeServer
+from alexnet_client.fake import FakeServer, Step
 from alexnet_load import conduct as conducting
 from alexnet_load.arrivals import parse_arrivals, schedule
 from alexnet_load.conduct import conduct
+from alexnet_load.objective import parse_objective
+from alexnet_load.options import EACH_ALONE
 from alexnet_load.results import read_run
 from alexnet_load.run import Plan
+from alexnet_load.summary import percentile_ms, summarize
+from alexnet_load.trials import Trials
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +135,72 @@ def test_a_sender_that_dies_is_said_and_what_it_had_sent_is_kept(server, tmp_pat
     assert len(read_run(path).records) > 0
     assert read_run(path).client is None
     assert not any(each.is_alive() for each in made[0]._processes)
+
+
+def test_a_second_ctrl_c_after_the_last_answer_costs_nothing(server, tmp_path, monkeypatch):
+    side = conducting._Server.side
+
+    def pressed_again(self, **how):
+        os.kill(os.getpid(), signal.SIGINT)
+        return side(self, **how)
+
+    monkeypatch.setattr(conducting._Server, "side", pressed_again)
+    run = conduct(a_plan(server), path=tmp_path / "run.jsonl.gz")
+    assert run.client is not None
+    assert run.records.outcomes == ("ok",)
+
+
+def test_a_third_ctrl_c_ends_everything(server):
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_after(3, server)
+
+
+def test_a_sender_that_dies_before_the_begin_is_said(server, monkeypatch):
+    class Dying(conducting.Senders):
+        def begin(self):
+            for process in self._processes:
+                process.kill()
+                process.join()
+            return super().begin()
+
+    monkeypatch.setattr(conducting, "Senders", Dying)
+    with pytest.raises(ServerFault, match="a sender process has died"):
+        conduct(a_plan(server, duration_s=60.0))
+
+
+def test_a_trial_that_is_cut_off_is_no_trial(server):
+    def interrupt(progress):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trial = Trials(a_plan(server, duration_s=60.0), parse_objective("p99=1s"), on_progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trial(40.0)
+
+
+def test_trials_have_arrivals_of_their_own(server, monkeypatch):
+    seeds = []
+    monkeypatch.setattr("alexnet_load.trials.conduct", lambda plan, **_: (seeds.append(plan.seed), conduct(plan))[1])
+    trial = Trials(a_plan(server, duration_s=0.4, warm_up_s=0.0), parse_objective("p99=1s"), on_progress=lambda _: None)
+    assert [trial(20.0).rate, trial(20.0).rate] == [20.0, 20.0]
+    assert len(set(seeds)) == 2
+
+
+def test_reported_percentiles_are_within_two_percent_of_a_scripted_servers():
+    """Each request takes what the script says, 0.5 to 1 s; what the client and the wire add is a few milliseconds."""
+    delays = []
+    dice = random.Random(6)
+
+    def choose(request):
+        if request.images:
+            delays.append(dice.uniform(0.5, 1.0))
+        return Step(delay_s=delays[-1])
+
+    with FakeServer(max_batch_size=8).in_thread() as scripted:
+        scripted.choose = choose
+        plan = a_plan(scripted, arrivals="constant:40", duration_s=5.0, warm_up_s=0.0, batching=EACH_ALONE)
+        summary = summarize(conduct(plan))
+    assert len(delays) == summary.ok == 200
+    for percentile in (50, 90, 95, 99):
+        truth_ms = 1000 * float(np.percentile(delays, percentile, method="inverted_cdf"))
+        for found in (summary.response, summary.service):
+            assert percentile_ms(found, percentile) == pytest.approx(truth_ms, rel=0.02), percentile

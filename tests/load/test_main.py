@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -128,6 +129,7 @@ def test_a_sweep_draws_its_curve(server, tmp_path):
         (("slo", "fast"), "objective 'fast'"),
         (("sweep", "--from", 50, "--to", 20), "from a positive rate to a higher one"),
         (("sweep", "--slo", "p95=1s"), "its objective is one of p99"),
+        (("sweep", "--output", "/proc/no/sweep.html"), "nothing can be written there"),
         (("report", "/no/such/run.jsonl.gz"), "no such file"),
         (("compare", "/no/such/a.jsonl.gz", "/no/such/b.jsonl.gz"), "no such file"),
         (("tune", "--slo", "p99=1s", "--repository", "/no/such/repository"), "name a Triton model repository"),
@@ -159,6 +161,36 @@ def test_ctrl_c_ends_with_a_report(server, tmp_path):
     assert found["client"]["interrupted"] is True
     assert "The run was broken off before its time." in printed
     assert found["errors"] == {}
+
+
+def test_who_is_told_to_end_ends_its_senders(server, tmp_path):
+    command = [sys.executable, "-m", "alexnet_load", "run", "-t", server.target, "-d", "60", "-o", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "run.jsonl.gz").exists():
+            assert process.poll() is None, process.stderr.read()
+        senders = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        _, complained = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert senders
+    assert psutil.wait_procs(senders, timeout=10)[1] == []
+    assert "Traceback" not in complained
+
+
+@pytest.mark.parametrize("senders", [1, 3])
+def test_a_dead_server_is_one_line_however_many_senders_there_are(senders, free_port):
+    command = [sys.executable, "-m", "alexnet_load", "run", "-t", f"127.0.0.1:{free_port()}", "--timeout", "0.3"]
+    done = subprocess.run([*command, "--senders", str(senders)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "slo", "sweep", "tune"])
+def test_every_command_that_plans_has_the_options_of_a_plan(command):
+    helped = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert helped.exit_code == 0
+    assert all(option in helped.stdout for option in ("--sizes", "--images", "--senders", "--seed", "--model"))
+    assert ("--target" in helped.stdout) == (command != "tune"), "tune starts servers of its own"
 
 
 def test_what_is_missing_of_the_installation_is_said():

@@ -183,3 +183,30 @@ async def test_nothing_is_left_behind(server):
 async def test_more_senders_than_callers_leave_some_without_work(server):
     records, _ = await sent(server, number=2, senders=3, arrivals="closed:2")
     assert records == []
+
+
+async def test_what_the_client_never_answers_is_given_up_and_recorded(server, monkeypatch):
+    monkeypatch.setattr("alexnet_load.sender.PATIENCE_S", 0.1)
+
+    async def infer(self, images, **_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("alexnet_client.Client.infer", infer)
+    records, _ = await sent(server, arrivals="constant:10", timeout_s=0.2)
+    assert [each.outcome for each in records] == ["given_up"] * 5
+
+
+async def test_a_closed_loop_whose_requests_are_refused_at_once_can_be_stopped(server, monkeypatch):
+    async def infer(self, images, **_):
+        raise BadInput("it takes other pixels")
+
+    monkeypatch.setattr("alexnet_client.Client.infer", infer)
+    records, _ = await sent(server, arrivals="closed:2", duration_s=30, stop_after_s=0.1)
+    assert {each.outcome for each in records} == {"bad_input"}
+    assert max(each.planned_s for each in records) < 5
+
+
+async def test_a_fault_of_the_sender_itself_is_no_short_run(server, monkeypatch):
+    monkeypatch.setattr(Sender, "_start", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        await sent(server, arrivals="constant:10")

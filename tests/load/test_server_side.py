@@ -93,6 +93,12 @@ async def test_metrics_that_nobody_serves_are_said(free_port):
         await Observer("127.0.0.1:1", "alexnet", metrics=f"127.0.0.1:{free_port()}").look()
 
 
+@pytest.mark.parametrize("address", ["localhost:abc", "127.0.0.1:99999"])
+async def test_an_address_of_metrics_that_is_none_is_said(address):
+    with pytest.raises(Unavailable, match="no metrics there"):
+        await Observer("127.0.0.1:1", "alexnet", metrics=address).look()
+
+
 async def test_without_the_administration_key_statistics_are_closed(free_port):
     with pytest.raises(BadInput, match="no administration key"):
         await Observer(f"127.0.0.1:{free_port()}", "alexnet").look()

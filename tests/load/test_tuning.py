@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -97,3 +98,14 @@ def test_every_setting_that_was_tried_is_told_of_with_the_default():
 def test_no_batch_is_tried_that_is_smaller_than_an_ensemble_needs():
     sizes = [each["max_batch"] for each in changes(DEFAULT, processors=2, least_batch=64)["max batch"]]
     assert sizes == [128]
+
+
+def test_against_a_default_that_keeps_the_objective_at_no_rate_any_rate_is_infinitely_better():
+    tuned = tune(DEFAULT, lambda setting, rung: 50.0 if setting.client_batch == 8 else 0.0, values=VALUES, count=20)
+    assert tuned.best.client_batch == 8
+    assert (tuned.ratio, tuned.gain) == (math.inf, "infinitely many times")
+
+
+def test_where_no_setting_keeps_the_objective_the_default_stays():
+    tuned = tune(DEFAULT, lambda setting, rung: 0.0, values=VALUES)
+    assert (tuned.best, tuned.ratio) == (DEFAULT, 1.0)
