@@ -111,7 +111,9 @@ def evaluate(
 
 
 @app.command()
-def health(target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout: Timeout = 5.0) -> None:
+def health(
+    target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout: Timeout = 5.0, as_json: Json = False
+) -> None:
     """Say whether the server and the model are ready; exits 1 if they are not."""
 
     async def run() -> bool:
@@ -119,12 +121,16 @@ def health(target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout: T
             return await client.ready()
 
     ready = _run(run())
-    console.print(f"{target}: {model} is {'ready' if ready else 'NOT ready'}")
+    if not as_json:
+        console.print(f"{target}: {model} is {'ready' if ready else 'NOT ready'}")
+    _print_json({"target": target, "model": model, "ready": ready})
     raise typer.Exit(0 if ready else 1)
 
 
 @app.command()
-def metadata(target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout: Timeout = 5.0) -> None:
+def metadata(
+    target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout: Timeout = 5.0, as_json: Json = False
+) -> None:
     """Print what the server says of itself and of the model."""
 
     async def run() -> dict[str, Any]:
@@ -145,7 +151,8 @@ def metadata(target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout:
     for key, value in found.items():
         names = isinstance(value, list)
         table.add_row(key, f"{', '.join(value[:10])}{', …' if len(value) > 10 else ''}" if names else str(value))
-    console.print(table)
+    if not as_json:
+        console.print(table)
     _print_json(found)
 
 

@@ -109,6 +109,13 @@ def test_health_tells_ready_by_its_exit_code(target, free_port):
     assert "no server answers there" in dead.stderr
 
 
+@pytest.mark.parametrize("command", ["health", "metadata"])
+def test_with_json_there_is_one_line_and_it_is_json(target, command):
+    result = run(command, "-t", target, "--json")
+    assert len(result.stdout.splitlines()) == 1
+    assert json.loads(result.stdout)["model"] == "alexnet"
+
+
 def test_metadata_names_the_labels(target):
     assert last_json(run("metadata", "-t", target))["labels"] == ["cat", "dog", "bird: small"]
 
