@@ -1,0 +1,31 @@
+"""When a client's certificates expire. The only module that imports cryptography, and only if there is any to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alexnet_client.connection import Tls
+
+
+def expiries(tls: Tls) -> dict[str, float]:
+    """Unix time at which the first certificate of each file expires, by "roots" and "own".
+
+    Empty without the package ``cryptography`` (``pip install 'alexnet-client[tls]'``); what it cannot read is left out:
+    the connection says what is wrong with it.
+    """
+    try:
+        from cryptography import x509
+    except ImportError:
+        return {}
+    found: dict[str, float] = {}
+    for name, path in (("roots", tls.roots), ("own", tls.certificate)):
+        try:
+            content = b"" if path is None else Path(path).read_bytes()
+            certificates = x509.load_pem_x509_certificates(content) if content else []
+        except (OSError, ValueError):
+            continue
+        if certificates:
+            found[name] = min(each.not_valid_after_utc.timestamp() for each in certificates)
+    return found
