@@ -53,7 +53,7 @@ SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train export verify report bench sweep soak soak-client gpu-check serve classify load-test doctor test lint lock clean force
+.PHONY: help setup demo train export verify report bench sweep soak soak-client gpu-check serve classify load-test monitor monitoring doctor test lint lock clean force
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -132,6 +132,12 @@ serve: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## serve on 127.0.0.1:8001 until Ctr
 load-test: $(STAMP) ## load the running server: make load-test RATE=100 DURATION=60 SLO=p99=50ms (a page and the records)
 	@$(BIN)/alexnet-load run --target $(TARGET) --arrivals "$(if $(findstring :,$(RATE)),$(RATE),poisson:$(RATE))" \
 		--duration $(DURATION) $(if $(SLO),--slo $(SLO)) --output $(BUILD)/load $(LOAD_OPTIONS)
+
+monitor: $(STAMP) ## watch the running server: Prometheus with rules and alerts, and a page of graphs (apt-get install prometheus)
+	@$(BIN)/alexnet-server monitor --data $(BUILD)/monitor
+
+monitoring: $(STAMP) ## write the alerts of the objectives and the dashboard anew from their tables
+	@$(BIN)/python -m alexnet_server.monitoring deploy
 
 classify: $(STAMP) ## ask the running server: make classify IMAGE=photo.jpg
 	@test -n "$(IMAGE)" || { echo "make: name an image: make classify IMAGE=photo.jpg" >&2; exit 2; }

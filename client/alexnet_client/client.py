@@ -105,7 +105,7 @@ class Client:
         self._decoders = Decoders(decoders)
         for listener in self._listeners:
             if (watch := getattr(listener, "watch", None)) is not None:
-                watch(self._model.batcher, self._fleet.replicas)
+                watch(self._model.batcher, self._fleet.replicas, model=model, tls=connection.tls)
 
     async def __aenter__(self) -> Self:
         return self

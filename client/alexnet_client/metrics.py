@@ -1,20 +1,20 @@
-"""Prometheus metrics of a client's events. The only module that imports prometheus_client."""
+"""Prometheus metrics of a client's events. Only this module and the one that serves them import prometheus_client."""
 
 from __future__ import annotations
 
-import errno
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
-from typing import Self
-from wsgiref.simple_server import WSGIServer
+from importlib.metadata import version
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.metrics_core import Metric
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from alexnet_client.batcher import Batcher
+from alexnet_client.certificates import expiries
+from alexnet_client.connection import Tls
 from alexnet_client.errors import BadInput
 from alexnet_client.events import (
     Attempted,
@@ -28,9 +28,13 @@ from alexnet_client.events import (
     Retried,
     RetryDenied,
 )
+from alexnet_client.metrics_server import MetricsServer, serve_metrics
 from alexnet_client.replicas import ReplicaSet
 
+__all__ = ["ClientMetrics", "MetricsServer", "serve_metrics"]
+
 NAMESPACE = "alexnet_client"
+RELEASE = version("alexnet-client")
 CALL_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 PHASE_BUCKETS_S = (0.0001, 0.0002, *CALL_BUCKETS_S)  # a batch is made into bytes in less than half a millisecond
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -49,6 +53,16 @@ GAUGES: tuple[tuple[str, str, Callable[[Batcher, ReplicaSet], int]], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class _Watched:
+    """A client, as far as the gauges look into it."""
+
+    batcher: Batcher
+    replicas: ReplicaSet
+    model: str
+    expiries: Mapping[str, float] = field(default_factory=dict)
+
+
 class ClientMetrics(Collector):
     """Counts what clients do; one instance for all clients of a registry, whose figures add up.
 
@@ -64,7 +78,7 @@ class ClientMetrics(Collector):
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._lock = threading.Lock()
-        self._watched: tuple[tuple[Batcher, ReplicaSet], ...] = ()
+        self._watched: tuple[_Watched, ...] = ()
         self._addresses: set[str] = set()
         self._parts: list[Counter | Gauge | Histogram] = []
         self._make_histograms()
@@ -83,17 +97,18 @@ class ClientMetrics(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """Names and types, for the registry."""
-        return [metric for part in self._parts for metric in part.describe()]
+        return [*(metric for part in self._parts for metric in part.describe()), *self._facts(())]
 
     def collect(self) -> Iterator[Metric]:
         """Values, for the registry."""
         for part in self._parts:
             yield from part.collect()
+        yield from self._facts(self._open())
 
-    def watch(self, batcher: Batcher, replicas: ReplicaSet) -> None:
+    def watch(self, batcher: Batcher, replicas: ReplicaSet, *, model: str, tls: Tls | None = None) -> None:
         """Show these in the gauges until the batcher is closed; a client calls it with its own."""
         with self._lock:
-            self._watched = (*self._open(), (batcher, replicas))
+            self._watched = (*self._open(), _Watched(batcher, replicas, model, {} if tls is None else expiries(tls)))
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
@@ -170,67 +185,41 @@ class ClientMetrics(Collector):
         self._parts.append(made)
         return made
 
-    def _open(self) -> list[tuple[Batcher, ReplicaSet]]:
-        return [pair for pair in self._watched if not pair[0].closed]
+    def _open(self) -> list[_Watched]:
+        return [each for each in self._watched if not each.batcher.closed]
 
     def _sum(self, read: Callable[[Batcher, ReplicaSet], int]) -> float:
         """Called by the thread that answers Prometheus: it only reads, and what it reads is replaced, never changed."""
-        return sum(read(batcher, replicas) for batcher, replicas in self._open())
+        return sum(read(each.batcher, each.replicas) for each in self._open())
+
+    @staticmethod
+    def _facts(clients: Iterable[_Watched]) -> Iterator[Metric]:
+        """What is true of the clients there are: its labels come and go with them."""
+        info = GaugeMetricFamily(
+            f"{NAMESPACE}_info",
+            "Models that are asked, and by which release of this package.",
+            labels=("model", "version"),
+        )
+        expiry = GaugeMetricFamily(
+            f"{NAMESPACE}_certificate_expiry_timestamp_seconds",
+            "When the first certificate of a file expires (roots: to trust; own: to be trusted), as of the client's start.",
+            labels=("certificate",),
+        )
+        clients = list(clients)
+        for model in sorted({each.model for each in clients}):
+            info.add_metric((model, RELEASE), 1)
+        for name in sorted({name for each in clients for name in each.expiries}):
+            expiry.add_metric((name,), min(each.expiries[name] for each in clients if name in each.expiries))
+        yield from (info, expiry)
 
     def _see(self, address: str) -> None:
         """Note an address. Each new one clears away those that no client knows any more: names resolve to ever others."""
         if address in self._addresses:
             return
         with self._lock:
-            known = {each.address for _, replicas in self._open() for each in replicas.all}
+            known = {replica.address for each in self._open() for replica in each.replicas.all}
             gone = self._addresses - known if self._watched else set()
             for each in gone:
                 self._attempts.remove_by_labels({"replica": each})
                 self._ejections.remove_by_labels({"replica": each})
             self._addresses = self._addresses - gone | {address}
-
-
-class MetricsServer:
-    """Answers Prometheus over HTTP from a thread of its own until it is closed."""
-
-    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
-        self._server, self._thread = server, thread
-        self.port = server.server_port
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop, and free the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def serve_metrics(
-    port: int = 8003, *, address: str = "127.0.0.1", registry: CollectorRegistry | None = None
-) -> MetricsServer:
-    """Show a registry's metrics at ``http://address:port/metrics``.
-
-    Args:
-        port: TCP port; 0 for any free one, which the server's ``port`` then names.
-        address: to listen on; anybody who reaches it may read.
-        registry: what to show; None for the process's own.
-
-    Raises:
-        BadInput: nothing can listen there.
-    """
-    try:
-        return MetricsServer(*start_http_server(port, address, REGISTRY if registry is None else registry))
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        cause = "another program listens there" if taken else str(error.strerror or error).lower()
-        remedy = "end it, or choose another port" if taken else "choose another address or port"
-        raise BadInput(f"cannot serve metrics at {address}:{port}: {cause}; {remedy}") from None
-    except OverflowError:
-        raise BadInput(f"cannot serve metrics at port {port}: a port is a number from 0 to 65535") from None

@@ -36,6 +36,15 @@ Delay = Annotated[
 Alone = Annotated[
     bool, typer.Option("--each-alone", help="no batching in the client: each request goes as it is, at once")
 ]
+MetricsPort = Annotated[
+    int,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65_000,
+        help="show the client's metrics to Prometheus there, such as 8003 (each sender on a port of its own); 0: nowhere",
+    ),
+]
 Metrics = Annotated[str, typer.Option(help="host:port of Triton's metrics, where its statistics are closed to you")]
 Json = Annotated[bool, typer.Option("--json", help="print the JSON line only")]
 
@@ -80,6 +89,7 @@ def _every_plan(
     batch: Batch = 0,
     delay_ms: Delay = -1.0,
     each_alone: Alone = False,
+    metrics_port: MetricsPort = 0,
 ) -> None:
     """The options of every plan."""
 

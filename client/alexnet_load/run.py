@@ -29,6 +29,8 @@ class Plan:
         max_count: requests after which the run ends, whatever the time; 0 for no such bound.
         seed: of the arrivals, the sizes and the generated images.
         batching: fields of ``alexnet_client.BatchOptions`` that differ from the defaults.
+        metrics_port: where the first sender shows its client's metrics on 127.0.0.1, the next ones on the ports after it; 0
+            for nowhere.
     """
 
     target: str = "127.0.0.1:8001"
@@ -43,6 +45,7 @@ class Plan:
     max_count: int = 0
     seed: int = 0
     batching: dict[str, Any] = field(default_factory=dict)
+    metrics_port: int = 0
 
     @property
     def closed_loop(self) -> bool:

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from prometheus_client import CollectorRegistry
+
 from alexnet_client import BatchOptions, Client
 from alexnet_client.events import Event, outcome_of
+from alexnet_client.metrics import ClientMetrics, MetricsServer, serve_metrics
 from alexnet_load.arrivals import ClosedLoop, draw_sizes, parse_arrivals, schedule, share_of
 from alexnet_load.results import Record
 from alexnet_load.run import OK, Plan
@@ -36,12 +39,14 @@ class Sender:
 
     def __init__(self, plan: Plan, *, number: int = 0) -> None:
         self._plan, self._number = plan, number
+        self._shown = CollectorRegistry()
+        self._metrics_server: MetricsServer | None = None
         self._client = Client(
             plan.target,
             model=plan.model,
             timeout_s=plan.timeout_s,
             batching=BatchOptions(**plan.batching),
-            listeners=[self._listen],
+            listeners=[self._listen, *([ClientMetrics(self._shown)] if plan.metrics_port else [])],
         )
         self.tally = Tally()
         self._records: list[Record] = []
@@ -54,9 +59,11 @@ class Sender:
         """Ask for the model, make the images and the schedule: all that takes time.
 
         Raises:
-            ClientError: no server answers, or the plan makes no sense.
+            ClientError: no server answers, the plan makes no sense, or its port is taken.
         """
         plan = self._plan
+        if plan.metrics_port:
+            self._metrics_server = serve_metrics(plan.metrics_port + self._number, registry=self._shown)
         arrivals = parse_arrivals(plan.arrivals)
         signature = await self._client.signature()
         if isinstance(arrivals, ClosedLoop):
@@ -108,6 +115,8 @@ class Sender:
             each.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await self._client.close()
+        if self._metrics_server is not None:
+            self._metrics_server.close()
         gc.unfreeze()
 
     def stop(self) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Never
 
@@ -44,6 +48,9 @@ StartTimeout = Annotated[float, typer.Option(min=1, help="seconds the models may
 RateLimit = Annotated[bool, typer.Option("--rate-limit", help="models take turns, by instance_group.rate_limiter")]
 HangTimeout = Annotated[float, typer.Option(min=1, help="seconds a model may execute nothing while requests wait")]
 DEFAULT_REPOSITORY = Path("model_repository")
+DEFAULT_CONFIGURATION = Path("deploy/prometheus")
+DEFAULT_DATA = Path("build/monitor")
+LOOK_EVERY_S = 0.2
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
@@ -133,6 +140,51 @@ def doctor(
         table.add_row(check.name, Text(check.found, style="green" if check.ok else "red"), check.remedy)
     console.print(table)
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+@app.command()
+def monitor(
+    configuration: Annotated[
+        Path, typer.Option(help="directory with prometheus.yml, rules/, targets/ and alertmanager.yml")
+    ] = DEFAULT_CONFIGURATION,
+    data: Annotated[Path, typer.Option(help="directory for what is recorded, and for logs")] = DEFAULT_DATA,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="of Prometheus, as targets/prometheus.yml has it")] = 9090,
+    alertmanager_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="of the Alertmanager, as targets/alertmanager.yml has it")
+    ] = 9093,
+) -> None:
+    """Run Prometheus on this machine until Ctrl-C, with our rules and a page of the main graphs."""
+    from alexnet_server.monitoring.prometheus import MonitorOptions, monitoring
+
+    options = MonitorOptions(configuration, data, port, alertmanager_port)
+    try:
+        with until_told(), monitoring(options) as (prometheus, alerting):
+            console.print(f"The graphs: {options.status_url}", soft_wrap=True)
+            console.print(f"Prometheus: {options.url}", soft_wrap=True)
+            console.print(
+                f"Alertmanager: http://127.0.0.1:{alertmanager_port}"
+                if alerting
+                else "Alertmanager is not installed: alerts are shown, and told nobody.",
+                soft_wrap=True,
+            )
+            console.print("Ctrl-C stops.")
+            while prometheus.exit_code is None:
+                time.sleep(LOOK_EVERY_S)
+            _fail(LaunchError(f"Prometheus ended, exit code {prometheus.exit_code}; its lines: {data}/prometheus.log"))
+    except LaunchError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+
+
+@contextmanager
+def until_told() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The launcher's own health endpoint, which tells the truth where Triton's "ready" does not. Plain HTTP for probes.
 
 ``/ready`` is 200 while every model answers and 503 otherwise; ``/live`` is 200 as long as the launcher looks after its
-server. Both carry the state as JSON.
+server. Both carry the state as JSON. ``/metrics`` says the same to Prometheus.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
 from alexnet_server.errors import LaunchError
 
@@ -54,17 +56,30 @@ class Health:
         """Change some of the status and note that the launcher is awake."""
         self._status = replace(self._status, looked_s=time.monotonic(), **changes)  # type: ignore[arg-type]
 
-    def answer(self, path: str) -> tuple[int, dict[str, object]]:
-        """HTTP status and body for a path."""
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        """HTTP status, type and body for a path."""
         status = self._status
         age_s = time.monotonic() - status.looked_s
-        body = {**asdict(status), "looked_s_ago": round(age_s, 3)}
+        awake = age_s < STALLED_AFTER_S
+        ready = awake and status.state == "ready"
+        if path == "/metrics":
+            return 200, CONTENT_TYPE_LATEST, _metrics(ready=ready, restarts=status.restarts)
+        body: dict[str, object] = {**asdict(status), "looked_s_ago": round(age_s, 3)}
         del body["looked_s"]
         if path == "/ready":
-            return (200 if status.state == "ready" and age_s < STALLED_AFTER_S else 503), body
-        if path == "/live":
-            return (200 if status.state != "failed" and age_s < STALLED_AFTER_S else 503), body
-        return 404, {"error": f"{path}: unknown; there are /ready and /live"}
+            code = 200 if ready else 503
+        elif path == "/live":
+            code = 200 if awake and status.state != "failed" else 503
+        else:
+            code, body = 404, {"error": f"{path}: unknown; there are /ready, /live and /metrics"}
+        return code, "application/json", json.dumps(body).encode() + b"\n"
+
+
+def _metrics(*, ready: bool, restarts: int) -> bytes:
+    registry = CollectorRegistry()
+    Gauge("alexnet_server_ready", "Whether every model answers.", registry=registry).set(ready)
+    Counter("alexnet_server_restarts", "Times Triton was started again.", registry=registry).inc(restarts)
+    return generate_latest(registry)
 
 
 @contextmanager
@@ -82,10 +97,9 @@ def serving(health: Health, address: str, port: int | None) -> Iterator[None]:
         timeout = 5  # seconds for one request; a slow reader holds one thread no longer
 
         def do_GET(self) -> None:  # the name is http.server's
-            code, body = health.answer(self.path)
-            content = json.dumps(body).encode() + b"\n"
+            code, kind, content = health.answer(self.path)
             self.send_response(code)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -142,10 +142,20 @@ def start(options: ServerOptions, *, admin_key: str, number: int = 1, log: Path 
 
 
 class Companion:
-    """A command that runs as long as the server does."""
+    """A command that runs as long as the server does.
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(command, preexec_fn=_die_with(os.getpid()))  # noqa: PLW1509  as above
+    Args:
+        command: with its arguments.
+        output: descriptor for its lines; None lets them through.
+    """
+
+    def __init__(self, command: Sequence[str], *, output: int | None = None) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  as above
+        )
 
     @property
     def exit_code(self) -> int | None:

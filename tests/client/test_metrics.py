@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import importlib.metadata
 import random
+import time
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import grpc
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from prometheus_client import CollectorRegistry, Counter
 
-from alexnet_client import BadInput, Client, Overloaded, errors
+from alexnet_client import BadInput, Client, Overloaded, Tls, errors
+from alexnet_client.certificates import expiries
 from alexnet_client.events import (
     Attempted,
     BatchAnswered,
@@ -152,8 +160,8 @@ def test_gauges_are_the_sum_of_all_clients_that_are_open(shown):
     first, second = batcher(queued=3, in_flight=1), batcher(queued=4, in_flight=2)
     replicas, others = replica_set("a:1", "b:1"), replica_set("a:1")
     assert read("queued_images") == 0
-    metrics.watch(first, replicas)
-    metrics.watch(second, others)
+    metrics.watch(first, replicas, model="alexnet")
+    metrics.watch(second, others, model="alexnet")
     replicas.failed(replicas.all[0], errors.Unavailable("away"))
     assert (read("queued_images"), read("batches_in_flight")) == (7, 3)
     assert (read("replicas_known"), read("replicas_usable")) == (3, 2)
@@ -166,8 +174,8 @@ def test_gauges_are_the_sum_of_all_clients_that_are_open(shown):
 def test_a_new_replica_clears_away_the_series_of_those_that_no_client_knows(shown):
     metrics, read = shown
     replicas = replica_set("old:1", "stays:1")
-    metrics.watch(batcher(), replicas)
-    metrics.watch(batcher(), replica_set("others:1"))
+    metrics.watch(batcher(), replicas, model="alexnet")
+    metrics.watch(batcher(), replica_set("others:1"), model="alexnet")
     for address in ("old:1", "stays:1", "others:1"):
         metrics(Attempted(address, "ok"))
         metrics(Ejected(address))
@@ -185,7 +193,7 @@ def test_a_new_replica_clears_away_the_series_of_those_that_no_client_knows(show
 def test_replicas_that_come_and_go_for_ever_leave_no_more_than_one_series_behind():
     registry = CollectorRegistry()
     metrics, replicas = ClientMetrics(registry), replica_set("0:1")
-    metrics.watch(batcher(), replicas)
+    metrics.watch(batcher(), replicas, model="alexnet")
     for number in range(50):
         replicas.update([f"{number}:1"])
         metrics(Attempted(f"{number}:1", "ok"))
@@ -207,6 +215,48 @@ async def test_one_instance_counts_for_several_clients(shown, scripted):
     async with Client(target, listeners=[metrics]) as one, Client(target, listeners=[metrics]) as other:
         await asyncio.gather(one.infer(IMAGE), other.infer(IMAGE))
         assert read("calls_total", outcome="ok") == read("replicas_known") == 2
+
+
+def test_the_models_asked_are_named_while_their_clients_are_open(shown):
+    metrics, read = shown
+    first = batcher()
+    metrics.watch(first, replica_set("a:1"), model="alexnet")
+    metrics.watch(batcher(), replica_set("a:1"), model="alexnet_encoded")
+    version = importlib.metadata.version("alexnet-client")
+    assert read("info", model="alexnet", version=version) == read("info", model="alexnet_encoded", version=version) == 1
+    first.closed = True
+    assert read("info", model="alexnet", version=version) is None
+
+
+def test_the_first_certificate_to_expire_in_each_file_is_shown(shown, tmp_path):
+    metrics, read = shown
+    days = {"old": 3, "older": 1, "own": 9}
+    for name, left in days.items():
+        (tmp_path / f"{name}.pem").write_bytes(certificate(name, days=left))
+    (tmp_path / "roots.pem").write_bytes((tmp_path / "old.pem").read_bytes() + (tmp_path / "older.pem").read_bytes())
+    tls = Tls(roots=tmp_path / "roots.pem", certificate=tmp_path / "own.pem", key=tmp_path / "none.pem")
+    metrics.watch(batcher(), replica_set("a:1"), model="alexnet", tls=tls)
+    for name, left in (("roots", 1), ("own", 9)):
+        expiry_s = read("certificate_expiry_timestamp_seconds", certificate=name)
+        assert expiry_s == pytest.approx(time.time() + left * 86_400, abs=60)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_a_file_without_a_certificate_shows_nothing(content, tmp_path):
+    path = tmp_path / "roots.pem"
+    if content is not None:
+        path.write_bytes(content)
+    assert expiries(Tls(roots=path)) == {}
+
+
+def certificate(name, *, days):
+    """A self-signed one, PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=days))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def test_a_second_instance_in_a_registry_is_refused_and_the_first_goes_on():

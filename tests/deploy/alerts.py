@@ -44,7 +44,11 @@ class Story:
             "input_series": [{"series": name, "values": values} for name, values in self.series.items()],
             "promql_expr_test": [
                 {"eval_time": duration(self.fires_s - self.step_s), "expr": expr, "exp_samples": []},
-                {"eval_time": duration(self.fires_s + self.slack * self.step_s), "expr": expr, "exp_samples": [{"labels": shown, "value": 1}]},
+                {
+                    "eval_time": duration(self.fires_s + self.slack * self.step_s),
+                    "expr": expr,
+                    "exp_samples": [{"labels": shown, "value": 1}],
+                },
             ],
         }
 
@@ -247,7 +251,9 @@ CAUSES = (
     ),
     Story(
         "RulesFail",
-        {'prometheus_rule_evaluation_failures_total{job="prometheus",instance="p:9090",rule_group="slo"}': "0x40 1+1x60"},
+        {
+            'prometheus_rule_evaluation_failures_total{job="prometheus",instance="p:9090",rule_group="slo"}': "0x40 1+1x60"
+        },
         615 + 300,
         ticket(job="prometheus", instance="p:9090", rule_group="slo"),
     ),

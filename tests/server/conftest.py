@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -34,12 +35,43 @@ class FakeResponse:
         self.error = error
 
 
+class FakeMetric:
+    """One that adds up, as Triton's do: instances of a model share it."""
+
+    values: ClassVar[dict] = {}
+
+    def __init__(self, name, kind, labels):
+        self.key = (name, *sorted(labels.items()))
+        self.values.setdefault(self.key, [] if kind == "histogram" else 0)
+
+    def set(self, value):
+        self.values[self.key] = value
+
+    def increment(self, value):
+        self.values[self.key] += value
+
+    def observe(self, value):
+        self.values[self.key].append(value)
+
+
+class FakeMetricFamily:
+    GAUGE, HISTOGRAM = "gauge", "histogram"
+
+    def __init__(self, name, description, kind):
+        self.name, self.kind = name, kind
+
+    def Metric(self, labels, buckets=None):  # noqa: N802  Triton's name
+        assert (buckets is not None) == (self.kind == "histogram")
+        return FakeMetric(self.name, self.kind, labels)
+
+
 @pytest.fixture(scope="session")
 def stub_utilities():
     """The module triton_python_backend_utils, as far as our backends use it; imported by them under its own name."""
     utilities = types.ModuleType("triton_python_backend_utils")
     utilities.TritonError, utilities.Tensor, utilities.InferenceResponse = FakeError, FakeTensor, FakeResponse
     utilities.TritonModelException = type("TritonModelException", (Exception,), {})
+    utilities.MetricFamily, utilities.metrics = FakeMetricFamily, FakeMetric.values
     utilities.warnings = []
     utilities.Logger = types.SimpleNamespace(log_warn=utilities.warnings.append)
     utilities.triton_string_to_numpy = {"TYPE_FP32": np.float32}.get

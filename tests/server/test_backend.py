@@ -215,3 +215,41 @@ def test_settings_reach_the_session_and_ignored_ones_the_log(backend, repository
     complaint = instance.execute([Request([[1, 2]])])[0].error.text
     assert "arena" in complaint, "shrinking an arena that is switched off fails, so the option has reached the run"
     assert backend.pb_utils.warnings == ["arithmetic: parameter colour: unknown to the onnxruntime backend, ignored"]
+
+
+def test_the_metrics_say_what_ran_and_that_an_instance_is_gone(backend, repository):
+    values = backend.pb_utils.metrics
+    values.clear()
+    (repository / "1/manifest.json").write_text(
+        json.dumps(
+            {"precision": "int8", "git_revision": "abc", "files": {"model.onnx": {"sha256": "0123456789abcdef"}}}
+        )
+    )
+    instances = []
+    for _ in range(2):
+        instance = backend.TritonPythonModel()
+        instance.initialize(arguments(repository))
+        instances.append(instance)
+    labels = (("model", "arithmetic"), ("version", "1"))
+    facts = {"precision": "int8", "revision": "abc", "release": "0123456789ab", "provider": "CPUExecutionProvider"}
+    info = tuple(sorted({**dict(labels), **facts, "onnxruntime": ort.__version__}.items()))
+    assert values["alexnet_backend_instances", *labels] == values["alexnet_backend_info", *info] == 2
+    assert values["alexnet_backend_max_batch_size", *labels] == 8
+    instances[0].execute([Request([[1, 2]]), Request([[3, 4], [5, 6]])])
+    instances[1].execute([Request([[1, 2]])])
+    for instance in instances:
+        instance.finalize()
+    assert sorted(values["alexnet_backend_batch_images", *labels]) == [1, 3]
+    assert all(0 < each < 5 for each in values["alexnet_backend_run_seconds", *labels])
+    assert len(values["alexnet_backend_run_seconds", *labels]) == 2
+    assert values["alexnet_backend_instances", *labels] == values["alexnet_backend_info", *info] == 0
+    (repository / "1/manifest.json").unlink()
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "{}"])
+def test_a_release_without_a_manifest_has_facts_without_values(stub_utilities, tmp_path, content):
+    from alexnet_server.onnxruntime.metrics import release_facts
+
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    assert release_facts(tmp_path) == {"precision": "", "revision": "", "release": ""}

@@ -62,3 +62,14 @@ def test_a_taken_port_is_told_and_none_is_allowed(free_port):
         pass
     with serving(Health(), "127.0.0.1", None):
         pass
+
+
+def test_prometheus_is_told_the_same(free_port):
+    health, port = Health(), free_port()
+    with serving(health, "127.0.0.1", port):
+        for state, ready in (("ready", 1), ("restarting", 0)):
+            health.say(state=state, restarts=3)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+                lines = response.read().decode().splitlines()
+            assert f"alexnet_server_ready {ready:.1f}" in lines
+            assert "alexnet_server_restarts_total 3.0" in lines

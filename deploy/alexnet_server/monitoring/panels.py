@@ -142,7 +142,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Images in a batch",
             (
                 Query("instance_model:triton_batch_images:mean5m", "{{model}} at {{instance}}: mean"),
-                *_quantiles("alexnet_backend_batch_images_bucket", 0.5, 0.95),
+                *_quantiles("alexnet_backend_batch_images_bucket", 0.95),
                 Query(
                     "rate(alexnet_client_batch_images_sum[5m]) / (rate(alexnet_client_batch_images_count[5m]) > 0)",
                     "sent by {{instance}}: mean",

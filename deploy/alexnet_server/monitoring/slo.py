@@ -110,7 +110,7 @@ def slo_rules(slos: Sequence[Slo] = SLOS, burns: Sequence[Burn] = BURNS, *, scal
             {"name": "slo", "interval": duration(30 * scale), "rules": ratios + calls + alerts},
             {
                 "name": "slo-budget",
-                "interval": duration(300 * scale),
+                "interval": duration(60 * scale),
                 "rules": [_budget_left(slo, scale) for slo in slos],
             },
         ]

@@ -13,11 +13,11 @@ from alexnet_server.monitoring.panels import ROWS
 
 def status_page() -> str:
     """A console template of Prometheus, which runs it through Go's templates: it must hold no two braces in a row."""
-    panels = [{"row": row, **asdict(panel)} for row, row_panels in ROWS.items() for panel in row_panels if panel.main]
+    panels = [asdict(panel) for panels in ROWS.values() for panel in panels if panel.main]
     environment = Environment(
         loader=PackageLoader("alexnet_server.monitoring", "."), autoescape=True, undefined=StrictUndefined
     )
-    shown = Markup(json.dumps(panels).replace("<", "\\u003c").replace("{", "\\u007b"))  # noqa: S704  our own table
+    shown = Markup(json.dumps(panels).replace("<", "\\u003c").replace("{{", "\\u007b{"))  # noqa: S704  our own table
     page = environment.get_template("status.html.j2").render(panels=shown)
     assert "{{" not in page
     return page

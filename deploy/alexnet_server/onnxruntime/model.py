@@ -7,6 +7,7 @@ lie in shared memory that Triton uses again.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import triton_python_backend_utils as pb_utils
 from alexnet_server.cpus import usable_cpus
 from alexnet_server.onnxruntime.batches import Array, Gather, Tensors, split
 from alexnet_server.onnxruntime.device import DeviceRunner
+from alexnet_server.onnxruntime.metrics import BackendMetrics, release_facts
 from alexnet_server.onnxruntime.providers import ConfigError
 from alexnet_server.onnxruntime.session import check_names, make_session
 from alexnet_server.onnxruntime.settings import Settings, read_settings
@@ -58,6 +60,13 @@ class TritonPythonModel:
         self._batched = config["max_batch_size"] > 0
         self._gather = Gather()
         self._run = self._runner(settings, config)
+        self._metrics = BackendMetrics(
+            args["model_name"],
+            args["model_version"],
+            release=release_facts(path.parent),
+            provider=self._session.get_providers()[0],
+            max_batch_size=config["max_batch_size"],
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request, in order: with its own rows, or with its own error."""
@@ -74,6 +83,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Free the session before the process ends."""
+        self._metrics.close()
         del self._run, self._session
 
     def _runner(self, settings: Settings, config: Mapping[str, Any]) -> Callable[[list[str], Tensors], list[Array]]:
@@ -106,10 +116,13 @@ class TritonPythonModel:
 
     def _rows(self, batch: list[Tensors], names: list[str]) -> list[Tensors]:
         """The outputs of each request, from one run of all."""
-        outputs = dict(zip(names, self._run(names, self._gather.join(batch)), strict=True))
-        if not self._batched:
-            return [outputs]
-        return split(outputs, [_rows_in(inputs) for inputs in batch])
+        joined = self._gather.join(batch)
+        began_s = time.perf_counter()
+        outputs = dict(zip(names, self._run(names, joined), strict=True))
+        took_s = time.perf_counter() - began_s
+        rows = [_rows_in(inputs) for inputs in batch] if self._batched else [1]
+        self._metrics.ran(sum(rows), took_s)
+        return split(outputs, rows) if self._batched else [outputs]
 
     def _inputs_of(self, request: Any, *, alone: bool) -> Tensors:
         refuse_cancelled(request)
