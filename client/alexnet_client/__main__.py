@@ -19,8 +19,9 @@ from alexnet_client.answers import Classification
 from alexnet_client.client import DEFAULT_TARGET, Client
 from alexnet_client.errors import ClientError, ImageError
 from alexnet_client.evaluate import Answered, Evaluation, evaluate_folder
+from alexnet_client.logs import EventLog, configure_logs
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Classify images on a Triton server.")
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(markup=False, highlight=False)  # names of files and classes may hold brackets
 
 Target = Annotated[
@@ -29,6 +30,12 @@ Target = Annotated[
 Model = Annotated[str, typer.Option("--model", "-m", help="name of the model on the server")]
 Timeout = Annotated[float, typer.Option("--timeout", help="deadline of each call, seconds")]
 Json = Annotated[bool, typer.Option("--json", help="print the JSON line only")]
+
+
+@app.callback()
+def begin() -> None:
+    """Classify images on a Triton server."""
+    configure_logs("alexnet-client")
 
 
 @app.command()
@@ -44,7 +51,7 @@ def classify(
 
     async def run() -> tuple[list[tuple[Path, Classification]], list[str]]:
         answers, broken = [], []
-        async with Client(target, model=model, timeout_s=timeout) as client:
+        async with Client(target, model=model, timeout_s=timeout, listeners=[EventLog()]) as client:
             answered = client.classify_many(files, top=top, return_errors=True)
             hidden = as_json or not console.is_terminal or len(files) < 100
             for file in track(files, "Classifying", disable=hidden, console=console):
@@ -88,7 +95,7 @@ def evaluate(
     """Classify a folder of images whose truth is known, one request at a time, and count what was right."""
 
     async def run() -> Evaluation:
-        async with Client(target, model=model, timeout_s=timeout) as client:
+        async with Client(target, model=model, timeout_s=timeout, listeners=[EventLog()]) as client:
             return await evaluate_folder(client, folder, show_progress=not as_json and console.is_terminal)
 
     evaluation = _run(run())
@@ -117,7 +124,7 @@ def health(
     """Say whether the server and the model are ready; exits 1 if they are not."""
 
     async def run() -> bool:
-        async with Client(target, model=model, timeout_s=timeout) as client:
+        async with Client(target, model=model, timeout_s=timeout, listeners=[EventLog()]) as client:
             return await client.ready()
 
     ready = _run(run())
@@ -134,7 +141,7 @@ def metadata(
     """Print what the server says of itself and of the model."""
 
     async def run() -> dict[str, Any]:
-        async with Client(target, model=model, timeout_s=timeout) as client:
+        async with Client(target, model=model, timeout_s=timeout, listeners=[EventLog()]) as client:
             signature = await client.signature()
             return {
                 "triton_version": await client.server_version(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -17,14 +18,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_client.logs import configure_logs
 from alexnet_server.checks import check_all
 from alexnet_server.command import VULNERABILITIES, ServerOptions
 from alexnet_server.errors import LaunchError
 from alexnet_server.supervisor import Restarting, Serving, Supervisor
 from alexnet_server.watch import RestartPolicy
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Serve a Triton model repository on this machine.")
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(markup=False, highlight=False)
+log = logging.getLogger("alexnet_server")
 
 Repository = Annotated[Path, typer.Option("--repository", "-r", help="the Triton model repository")]
 Address = Annotated[str, typer.Option(help="address to listen on; loopback only")]
@@ -43,14 +46,26 @@ GrpcPort = Annotated[int, typer.Option(min=1, max=65535)]
 MetricsPort = Annotated[int, typer.Option(min=1, max=65535)]
 HttpPort = Annotated[int | None, typer.Option(min=1, max=65535, help="also speak HTTP there; off by default")]
 ConfigName = Annotated[str, typer.Option(help="serve configs/NAME.pbtxt of each model that has one")]
-Log = Annotated[Path | None, typer.Option(help="file for Triton's own lines; they go to the terminal otherwise")]
+Log = Annotated[
+    Path | None, typer.Option("--log", help="file for Triton's own lines; they go to the terminal otherwise")
+]
 StartTimeout = Annotated[float, typer.Option(min=1, help="seconds the models may take to answer")]
 RateLimit = Annotated[bool, typer.Option("--rate-limit", help="models take turns, by instance_group.rate_limiter")]
+TraceEndpoint = Annotated[
+    str, typer.Option(help="send OpenTelemetry traces there, such as http://127.0.0.1:4318/v1/traces; off by default")
+]
+TraceRate = Annotated[int, typer.Option(min=1, help="trace one request in so many")]
 HangTimeout = Annotated[float, typer.Option(min=1, help="seconds a model may execute nothing while requests wait")]
 DEFAULT_REPOSITORY = Path("model_repository")
 DEFAULT_CONFIGURATION = Path("deploy/prometheus")
 DEFAULT_DATA = Path("build/monitor")
 LOOK_EVERY_S = 0.2
+
+
+@app.callback()
+def begin() -> None:
+    """Serve a Triton model repository on this machine, and watch it."""
+    configure_logs("alexnet-server")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
@@ -65,11 +80,13 @@ def serve(
     health_port: HealthPort = 8004,
     accept_known_vulnerabilities: AcceptVulnerabilities = False,
     rate_limit: RateLimit = False,
-    log: Log = None,
+    log_file: Log = None,
     start_timeout: StartTimeout = 120,
     max_restarts: MaxRestarts = RestartPolicy.limit,
     probe_interval: ProbeInterval = 5.0,
     hang_timeout: HangTimeout = 10.0,
+    trace_endpoint: TraceEndpoint = "",
+    trace_rate: TraceRate = 1,
 ) -> None:
     """Serve until Ctrl-C, or while a command runs: alexnet-server serve -- COMMAND.
 
@@ -87,14 +104,16 @@ def serve(
             accept_vulnerabilities=accept_known_vulnerabilities,
             config_name=config_name,
             rate_limit=rate_limit,
+            trace_endpoint=trace_endpoint,
+            trace_rate=trace_rate,
         )
         if accept_known_vulnerabilities:
-            _complain(f"WARNING: {VULNERABILITIES}; whoever reaches {address} may use them")
+            log.warning("WARNING: %s; whoever reaches %s may use them", VULNERABILITIES, address)
         if context.args:
-            print(f"Starting Triton on {options.target} to run {context.args[0]}", file=sys.stderr)
+            log.info("Starting Triton on %s to run %s", options.target, context.args[0])
         supervisor = Supervisor(
             options,
-            log=log,
+            log=log_file,
             start_timeout_s=start_timeout,
             policy=RestartPolicy(limit=max_restarts),
             probe_every_s=probe_interval,
@@ -113,8 +132,13 @@ def _tell(event: Serving | Restarting, options: ServerOptions, *, quiet: bool) -
     """Say what happens; ``quiet``: a command of the user's has the terminal, so only what is wrong and mended is said."""
     if isinstance(event, Restarting):
         when = f"in {event.delay_s:g} s " if event.delay_s else ""
-        _complain(f"{event.reason}. Starting Triton again {when}({event.restart} of {event.limit})")
-    elif event.restarts or not quiet:
+        text = f"{event.reason}. Starting Triton again {when}({event.restart} of {event.limit})"
+        log.warning(text, extra={"restart": event.restart, "limit": event.limit, "delay_s": event.delay_s})
+        return
+    if not sys.stderr.isatty():
+        facts = {"models": event.models, "after_s": round(event.after_s, 3), "restarts": event.restarts}
+        log.info("Serving %s", options.target, extra=facts | {"ports": options.ports})
+    if event.restarts or not quiet:
         where = ", ".join(f"{purpose} {options.address}:{port}" for purpose, port in options.ports.items())
         again = " again" if event.restarts else ""
         console.print(f"Serving{again} {', '.join(event.models)}: {where}. Ctrl-C stops.", soft_wrap=True)
@@ -195,12 +219,8 @@ def main() -> None:
 
 
 def _fail(error: LaunchError) -> Never:
-    _complain(str(error))
+    log.error("%s", error)
     raise typer.Exit(1) from None
-
-
-def _complain(text: str) -> None:
-    print(f"alexnet-server: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

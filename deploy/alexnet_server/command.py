@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ RESTRICTED = "shared-memory,model-repository,statistics,trace,logging"
 """Protocol groups that need the administration key. model-config stays open: clients read max_batch_size from it."""
 SHARED_MEMORY_BYTES = 32 * 2**20
 """Shared memory of each backend process. A batch of 64 images has 9.6 MB; growing by the megabyte costs time."""
+SPANS_EVERY_MS = 1000
+"""Triton sends the spans that have ended so often, milliseconds; 5,000 by itself."""
 BULLETINS = (
     *("2025/5612", "2025/5687", "2025/5691", "2025/5723", "2025/5734", "2026/5790", "2026/5816", "2026/5828"),
     *("2026/5848", "2026/5853", "2026/5860", "2026/5865"),
@@ -48,6 +51,8 @@ class ServerOptions:
         accept_vulnerabilities: listen on an address that others can reach, for all that is known of this Triton.
         config_name: serve ``configs/<name>.pbtxt`` of each model instead of ``config.pbtxt``.
         rate_limit: let executions of all models take turns by the ``rate_limiter`` of their instance groups.
+        trace_endpoint: where OpenTelemetry traces go, such as http://127.0.0.1:4318/v1/traces (OTLP over HTTP); empty for none.
+        trace_rate: one request in so many is traced.
         exit_timeout_s: how long requests in flight may take to finish once the server is told to stop.
     """
 
@@ -60,9 +65,15 @@ class ServerOptions:
     accept_vulnerabilities: bool = False
     config_name: str = ""
     rate_limit: bool = False
+    trace_endpoint: str = ""
+    trace_rate: int = 1
     exit_timeout_s: int = 30
 
     def __post_init__(self) -> None:
+        if self.trace_endpoint and not re.fullmatch(r"https?://[^\s,]+", self.trace_endpoint):
+            raise LaunchError(
+                f"--trace-endpoint {self.trace_endpoint}: not the address of a collector, such as http://127.0.0.1:4318/v1/traces"
+            )
         try:
             loopback = ipaddress.IPv4Address(self.address).is_loopback
         except ValueError:
@@ -108,7 +119,7 @@ def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_k
         f"--exit-timeout-secs={options.exit_timeout_s}",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
-        "--trace-config=level=off",
+        *_tracing(options),
         "--log-verbose=0",
         "--allow-grpc=true",
         f"--grpc-address={options.address}",
@@ -132,6 +143,18 @@ def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_k
     if options.config_name:
         flags.append(f"--model-config-name={options.config_name}")
     return [str(triton.binary), *flags]
+
+
+def _tracing(options: ServerOptions) -> list[str]:
+    if not options.trace_endpoint:
+        return ["--trace-config=level=off"]
+    return [
+        "--trace-config=mode=opentelemetry",
+        "--trace-config=level=TIMESTAMPS",
+        f"--trace-config=rate={options.trace_rate}",
+        f"--trace-config=opentelemetry,url={options.trace_endpoint}",
+        f"--trace-config=opentelemetry,bsp_schedule_delay={SPANS_EVERY_MS}",
+    ]
 
 
 def environment(triton: Triton, *, libpython: Path, interpreter: Path, inherited: Mapping[str, str]) -> dict[str, str]:

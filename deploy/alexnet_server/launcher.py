@@ -19,6 +19,7 @@ from alexnet_server.checks import SHARED_MEMORY_MOUNT, check_all, models
 from alexnet_server.command import ServerOptions, arguments, environment
 from alexnet_server.errors import LaunchError
 from alexnet_server.manifest import is_ensemble
+from alexnet_server.triton_log import pass_on
 from alexnet_server.wheel import assemble_backends, cache_directory, find_triton, shared_libpython
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -112,7 +113,7 @@ def start(options: ServerOptions, *, admin_key: str, number: int = 1, log: Path 
         options: how to serve.
         admin_key: what administrative calls must show.
         number: how many servers this process has started, with this one; a later one appends to the log.
-        log: file for Triton's output; None passes it through.
+        log: file for Triton's output; None passes it through, as it is to a terminal and as log lines elsewhere.
 
     Raises:
         LaunchError: the log or the cache cannot be written.
@@ -133,7 +134,7 @@ def start(options: ServerOptions, *, admin_key: str, number: int = 1, log: Path 
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT if output else None,
+            stderr=None if output is None else subprocess.STDOUT,
             process_group=0,  # Ctrl-C goes to the launcher alone, which asks for an orderly end
             preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  it allocates nothing and takes no lock
             umask=0o077,
@@ -190,19 +191,27 @@ def _exit_code(code: int) -> int:
 
 @contextmanager
 def _output(log: Path | None, *, append: bool) -> Iterator[int | None]:
-    if log is None:
+    """Descriptor for Triton's lines: of a file, or of what makes them ours; None for the terminal itself."""
+    if log is not None:
+        descriptor = _opened(log, append=append)
+    elif sys.stderr.isatty():
         yield None
         return
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        mode = os.O_APPEND if append else os.O_TRUNC
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | mode, 0o600)
-    except OSError as error:
-        raise LaunchError(f"{log}: cannot be written ({error.strerror}); name another file with --log") from None
+    else:
+        descriptor = pass_on()
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _opened(log: Path, *, append: bool) -> int:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        mode = os.O_APPEND if append else os.O_TRUNC
+        return os.open(log, os.O_WRONLY | os.O_CREAT | mode, 0o600)
+    except OSError as error:
+        raise LaunchError(f"{log}: cannot be written ({error.strerror}); name another file with --log") from None
 
 
 def _die_with(parent: int) -> Callable[[], None]:

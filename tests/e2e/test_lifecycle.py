@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -225,7 +226,40 @@ def test_a_signal_while_triton_starts_leaves_no_process_and_no_shared_memory(rep
         assert process.returncode == 0
     else:
         assert process.returncode == 1
-        assert complained.strip() == "alexnet-server: stopped before it served"
+        assert json.loads(complained)["message"] == "stopped before it served"
     time.sleep(0.2)
     assert not running_in_group(group)
     assert not list(Path("/dev/shm").glob(f"alexnet_{process.pid}_*"))
+
+
+def test_without_a_terminal_every_line_is_json_and_tritons_keep_their_levels(cheap, free_port, tmp_path):
+    ports = [str(free_port()) for _ in range(3)]
+    command = [
+        sys.executable,
+        "-m",
+        "alexnet_server",
+        "serve",
+        "--repository",
+        cheap.repository,
+        "--grpc-port",
+        ports[0],
+    ]
+    command += ["--metrics-port", ports[1], "--health-port", ports[2], "--", "sh", "-c", "cat $XDG_RUNTIME_DIR/*/*"]
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {each["logger"] for each in lines} == {"alexnet_server", "triton"}
+    serving = next(each for each in lines if each["message"].startswith("Serving"))
+    assert "alexnet" in serving["models"]
+    assert serving["ports"]["gRPC"] == int(ports[0])
+    from_triton = {
+        (each["level"], each.get("source", "").split(":")[0]) for each in lines if each["logger"] == "triton"
+    }
+    assert ("INFO", "server.cc") in from_triton
+    assert any(level == "WARNING" for level, _ in from_triton)
+    key = done.stdout.strip().splitlines()[-1]
+    assert len(key) >= 40
+    assert key not in done.stderr

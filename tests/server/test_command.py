@@ -94,3 +94,9 @@ def test_the_environment_holds_what_is_needed_and_nothing_of_the_callers_secrets
     assert found["PATH"].startswith("/venv/bin:")
     ours = {"GLIBC_TUNABLES", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY", "PATH", "PILLOW_BLOCKS_MAX"}
     assert set(found) == {"HOME", "PYTHONDONTWRITEBYTECODE"} | ours
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:4318", "http://a,level=OFF", "file:///tmp/x", "http://"])
+def test_a_trace_endpoint_that_is_no_address_is_refused(endpoint):
+    with pytest.raises(LaunchError, match="not the address of a collector"):
+        ServerOptions(Path("/models"), trace_endpoint=endpoint)
