@@ -16,6 +16,7 @@ from rich.console import Console
 from rows import Row, markdown_of, table_of
 from serving import bench_serving
 from variants import bench_variants, make_models
+from watch_side import bench_watching
 
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export.data import open_dataset
@@ -36,6 +37,8 @@ def measure(checkpoint: Path, only: str | None) -> Iterator[Row]:
         yield from bench_serving(models, loaded.labels)
     if only in (None, "client"):
         yield from bench_client(models, loaded.labels)
+    if only in (None, "watching"):
+        yield from bench_watching(models, loaded.labels)
     if only is None:
         yield from bench_load()
 
@@ -44,7 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="directory for bench.json and bench.md")
-    parser.add_argument("--only", choices=["variants", "serving", "client", "load"], help="measure only one part")
+    parser.add_argument(
+        "--only", choices=["variants", "serving", "client", "watching", "load"], help="measure only one part"
+    )
     arguments = parser.parse_args()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     logging.disable(logging.WARNING)  # the exporter's and the quantiser's advice

@@ -26,6 +26,12 @@ class Running:
     process: psutil.Process
     ready_s: float
 
+    @property
+    def metrics_port(self) -> int:
+        """Where Triton shows its metrics."""
+        command = self.process.cmdline()
+        return int(command[command.index("--metrics-port") + 1])
+
     def memory(self) -> int:
         """Bytes of Triton and its backend processes, without the launcher; what they share counts once (PSS)."""
         return sum(each.memory_full_info().pss for each in self.process.children(recursive=True))

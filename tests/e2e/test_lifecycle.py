@@ -202,7 +202,7 @@ def test_a_signal_while_a_command_runs_ends_the_command_and_triton(cheap, tmp_pa
     assert not psutil.wait_procs(family, timeout=10)[1]
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.3, 0.5, 0.7])
+@pytest.mark.parametrize("delay_s", [0.0, 0.5])
 def test_a_signal_while_triton_starts_leaves_no_process_and_no_shared_memory(repository, tmp_path, free_port, delay_s):
     launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository)]
     options = [
