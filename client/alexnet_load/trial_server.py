@@ -83,7 +83,7 @@ def serving(repository: Path, *options: str, log: Path) -> Iterator[TrialServer]
     """
     if find_spec("alexnet_server") is None:
         raise BadInput("trying settings starts servers, and alexnet-server is not installed here: pip install ./deploy")
-    grpc_port, metrics_port = _free_ports(2)
+    grpc_port, metrics_port = free_ports(2)
     command = [
         *(sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository), "--log", str(log)),
         *("--grpc-port", str(grpc_port), "--metrics-port", str(metrics_port)),
@@ -116,7 +116,8 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """TCP ports of 127.0.0.1 that nobody listens on, each another."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
@@ -27,7 +26,8 @@ from alexnet_client import Client
 from alexnet_client.logs import EventLog
 from alexnet_client.metrics import ClientMetrics, serve_metrics
 from alexnet_client.tracing import Tracing
-from alexnet_server.monitoring.prometheus import MonitorOptions, find, monitoring
+from alexnet_load.trial_server import free_ports
+from alexnet_server.monitoring.prometheus import MonitorOptions, monitoring
 
 COMMITTED = Path(__file__).parents[2] / "deploy/prometheus"
 ONE_IN = 100
@@ -37,7 +37,7 @@ SCRAPE = "1s"
 
 def bench_watching(models: dict[str, bytes], labels: Sequence[str]) -> Iterator[Row]:
     """The row, with the int8 network; none where Prometheus is not installed."""
-    if find("prometheus") is None:
+    if shutil.which("prometheus") is None:
         return
     images = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
     with TemporaryDirectory(prefix="alexnet-watch-") as scratch:
@@ -120,12 +120,3 @@ def prometheus(scratch: Path, targets: dict[str, int]) -> Iterator[None]:
         (directory / f"targets/{name}.yml").write_text(yaml.safe_dump([{"targets": [f"127.0.0.1:{port}"]}]))
     with monitoring(MonitorOptions(directory, scratch / "data", *free_ports(2))):
         yield
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]

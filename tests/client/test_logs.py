@@ -6,11 +6,12 @@ import json
 import logging
 from datetime import UTC, datetime
 
+import grpc
 import numpy as np
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from alexnet_client import BadInput, Client, Connection
+from alexnet_client import Client, ClientError, Connection
 from alexnet_client.events import Attempted, Ejected, LeftToWire, Retried, RetryDenied
 from alexnet_client.logs import EventLog, configure_logs
 from alexnet_client.retries import RetryOptions
@@ -98,9 +99,10 @@ async def test_no_line_holds_an_image_or_a_secret(configured, capsys, scripted):
     retries = RetryOptions(max_attempts=2)
     async with Client(target, connection=connection, retries=retries, listeners=[EventLog()]) as client:
         await client.infer(image)
-        server.hang = False
-        with pytest.raises(BadInput):
-            await client.infer(image[:, :10])
+        server.fail = (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
+        with pytest.raises(ClientError):
+            await client.infer(image)
     text = capsys.readouterr().err
+    assert "tried again" in text, "nothing was logged, so nothing was tested"
     assert "hush-hush" not in text
     assert "173" not in text

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_server.errors import LaunchError
-from alexnet_server.monitoring import prometheus as module
-from alexnet_server.monitoring.prometheus import MonitorOptions, check_port, monitoring
+from alexnet_server.monitoring.prometheus import MonitorOptions, monitoring
 
 COMMITTED = Path(__file__).parents[2] / "deploy/prometheus"
 needs_prometheus = pytest.mark.skipif(
@@ -24,7 +23,7 @@ def start(options):
 
 
 def test_without_prometheus_it_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "find", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match=r"no such program.*apt-get install --no-install-recommends prometheus"):
         start(MonitorOptions(COMMITTED, tmp_path))
 
@@ -35,14 +34,15 @@ def test_a_directory_without_a_configuration_is_named(tmp_path):
         start(MonitorOptions(tmp_path, tmp_path / "data"))
 
 
-def test_a_taken_port_is_told_with_the_package_s_own_service_in_mind():
+@needs_prometheus
+def test_a_taken_port_is_told_with_the_packages_own_service_in_mind(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(LaunchError, match=rf"port {port}: .*systemctl disable --now prometheus.*--port"):
-            check_port(port, "--port")
-    check_port(port, "--port")
+        says = rf"port {port} \(Prometheus\): taken by .*systemctl disable --now prometheus.*--port"
+        with pytest.raises(LaunchError, match=says):
+            start(MonitorOptions(COMMITTED, tmp_path, port))
 
 
 @needs_prometheus

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_server.checks import check_port
 from alexnet_server.errors import LaunchError
 from alexnet_server.launcher import Companion
 from alexnet_server.monitoring.status_page import status_page
@@ -56,7 +56,7 @@ def monitoring(options: MonitorOptions) -> Iterator[tuple[Companion, bool]]:
     Raises:
         LaunchError: it is not installed, cannot listen, or refuses its configuration.
     """
-    program = find("prometheus")
+    program = shutil.which("prometheus")
     if program is None:
         raise LaunchError(
             "prometheus: no such program. On Debian or Ubuntu: apt-get install --no-install-recommends prometheus "
@@ -66,7 +66,7 @@ def monitoring(options: MonitorOptions) -> Iterator[tuple[Companion, bool]]:
         raise LaunchError(
             f"{options.configuration}/prometheus.yml: no such file; name its directory with --configuration"
         )
-    check_port(options.port, "--port")
+    _check_port(options.port, "Prometheus", "--port")
     consoles = options.data / "consoles"
     log = options.data / "prometheus.log"
     try:
@@ -77,7 +77,7 @@ def monitoring(options: MonitorOptions) -> Iterator[tuple[Companion, bool]]:
             f"{options.data}: cannot be written ({error.strerror}); name another place with --data"
         ) from None
     command = [
-        str(program),
+        program,
         f"--config.file={options.configuration}/prometheus.yml",
         f"--storage.tsdb.path={options.data}/series",
         f"--storage.tsdb.retention.time={RETENTION}",
@@ -92,23 +92,13 @@ def monitoring(options: MonitorOptions) -> Iterator[tuple[Companion, bool]]:
         yield prometheus, alerting
 
 
-def find(name: str) -> Path | None:
-    """A program of the distribution's, wherever the PATH has it."""
-    found = shutil.which(name)
-    return None if found is None else Path(found)
-
-
-def check_port(port: int, option: str) -> None:
-    """Raises ``LaunchError`` if something listens there: the distribution's package starts a service of its own."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise LaunchError(
-                f"port {port}: {(error.strerror or str(error)).lower()}; end what listens there (the package's own service: "
-                f"systemctl disable --now prometheus prometheus-alertmanager) or choose another with {option}"
-            ) from None
+def _check_port(port: int, purpose: str, option: str) -> None:
+    found = check_port("127.0.0.1", port, purpose)
+    if not found.ok:
+        raise LaunchError(
+            f"{found.name}: {found.found}; end it (if it is the package's own service: "
+            f"systemctl disable --now prometheus prometheus-alertmanager) or choose another with {option}"
+        )
 
 
 @contextmanager
@@ -123,12 +113,12 @@ def companion(command: list[str], log: Path) -> Iterator[Companion]:
 
 
 def _alertmanager(options: MonitorOptions, stack: ExitStack) -> bool:
-    program = find("prometheus-alertmanager") or find("alertmanager")
+    program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
     if program is None:
         return False
-    check_port(options.alertmanager_port, "--alertmanager-port")
+    _check_port(options.alertmanager_port, "Alertmanager", "--alertmanager-port")
     command = [
-        str(program),
+        program,
         f"--config.file={options.configuration}/alertmanager.yml",
         f"--storage.path={options.data}/alertmanager",
         f"--web.listen-address=127.0.0.1:{options.alertmanager_port}",
