@@ -17,6 +17,7 @@ from rich.text import Text
 
 from alexnet_client.answers import Classification
 from alexnet_client.client import DEFAULT_TARGET, Client
+from alexnet_client.connection import Connection
 from alexnet_client.errors import ClientError, ImageError
 from alexnet_client.evaluate import Answered, Evaluation, evaluate_folder
 from alexnet_client.logs import EventLog, configure_logs
@@ -29,6 +30,10 @@ Target = Annotated[
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="name of the model on the server")]
 Timeout = Annotated[float, typer.Option("--timeout", help="deadline of each call, seconds")]
+TlsDirectory = Annotated[
+    Path | None, typer.Option("--tls", help="mutual TLS with the files ca.crt, tls.crt and tls.key of this directory")
+]
+TlsName = Annotated[str, typer.Option(help="the name in the server's certificate, if it is not the address's")]
 Json = Annotated[bool, typer.Option("--json", help="print the JSON line only")]
 
 
@@ -45,13 +50,15 @@ def classify(
     model: Model = "alexnet",
     timeout: Timeout = 10.0,
     top: Annotated[int, typer.Option(min=1, help="how many labels to name")] = 5,
+    tls: TlsDirectory = None,
+    tls_name: TlsName = "",
     as_json: Json = False,
 ) -> None:
     """Print the top labels of each image, many at a time; exits 1 if one of them could not be read."""
 
     async def run() -> tuple[list[tuple[Path, Classification]], list[str]]:
         answers, broken = [], []
-        async with Client(target, model=model, timeout_s=timeout, listeners=[EventLog()]) as client:
+        async with _client(target, model, timeout, tls, tls_name) as client:
             answered = client.classify_many(files, top=top, return_errors=True)
             hidden = as_json or not console.is_terminal or len(files) < 100
             for file in track(files, "Classifying", disable=hidden, console=console):
@@ -90,12 +97,14 @@ def evaluate(
     timeout: Timeout = 10.0,
     rows: Annotated[int, typer.Option(min=0, help="answers to show in the table, mistakes first")] = 12,
     sheet: Annotated[Path | None, typer.Option(help="write a picture of all images and answers there")] = None,
+    tls: TlsDirectory = None,
+    tls_name: TlsName = "",
     as_json: Json = False,
 ) -> None:
     """Classify a folder of images whose truth is known, one request at a time, and count what was right."""
 
     async def run() -> Evaluation:
-        async with Client(target, model=model, timeout_s=timeout, listeners=[EventLog()]) as client:
+        async with _client(target, model, timeout, tls, tls_name) as client:
             return await evaluate_folder(client, folder, show_progress=not as_json and console.is_terminal)
 
     evaluation = _run(run())
@@ -119,12 +128,17 @@ def evaluate(
 
 @app.command()
 def health(
-    target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout: Timeout = 5.0, as_json: Json = False
+    target: Target = DEFAULT_TARGET,
+    model: Model = "alexnet",
+    timeout: Timeout = 5.0,
+    tls: TlsDirectory = None,
+    tls_name: TlsName = "",
+    as_json: Json = False,
 ) -> None:
     """Say whether the server and the model are ready; exits 1 if they are not."""
 
     async def run() -> bool:
-        async with Client(target, model=model, timeout_s=timeout, listeners=[EventLog()]) as client:
+        async with _client(target, model, timeout, tls, tls_name) as client:
             return await client.ready()
 
     ready = _run(run())
@@ -136,12 +150,17 @@ def health(
 
 @app.command()
 def metadata(
-    target: Target = DEFAULT_TARGET, model: Model = "alexnet", timeout: Timeout = 5.0, as_json: Json = False
+    target: Target = DEFAULT_TARGET,
+    model: Model = "alexnet",
+    timeout: Timeout = 5.0,
+    tls: TlsDirectory = None,
+    tls_name: TlsName = "",
+    as_json: Json = False,
 ) -> None:
     """Print what the server says of itself and of the model."""
 
     async def run() -> dict[str, Any]:
-        async with Client(target, model=model, timeout_s=timeout, listeners=[EventLog()]) as client:
+        async with _client(target, model, timeout, tls, tls_name) as client:
             signature = await client.signature()
             return {
                 "triton_version": await client.server_version(),
@@ -166,6 +185,11 @@ def metadata(
 def main() -> None:
     """Entry point."""
     app()
+
+
+def _client(target: str, model: str, timeout: float, tls: Path | None, tls_name: str) -> Client:
+    connection = Connection.secured(tls, tls_name)
+    return Client(target, model=model, timeout_s=timeout, connection=connection, listeners=[EventLog()])
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

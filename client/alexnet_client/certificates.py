@@ -1,4 +1,4 @@
-"""When a client's certificates expire. The only module that imports cryptography, and only if there is any to read."""
+"""When certificates expire, and whom they name. The only module that imports cryptography, and only if there is any to read."""
 
 from __future__ import annotations
 
@@ -29,3 +29,15 @@ def expiries(tls: Tls) -> dict[str, float]:
         if certificates:
             found[name] = min(each.not_valid_after_utc.timestamp() for each in certificates)
     return found
+
+
+def dns_names(certificate: Path) -> list[str]:
+    """Whom the certificate of a server names, in its order; empty if it names nobody, or without ``cryptography``."""
+    try:
+        from cryptography import x509
+
+        read = x509.load_pem_x509_certificate(certificate.read_bytes())
+        names = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ImportError, OSError, ValueError, LookupError, x509.ExtensionNotFound):
+        return []
+    return list(names.get_values_for_type(x509.DNSName))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -44,6 +44,11 @@ class Tls:
     certificate: Path | None = None
     server_name: str = ""
 
+    @classmethod
+    def of_directory(cls, directory: Path, *, server_name: str = "") -> Self:
+        """The files of a Kubernetes TLS secret, as cert-manager makes them: ca.crt, tls.crt and tls.key."""
+        return cls(directory / "ca.crt", directory / "tls.key", directory / "tls.crt", server_name)
+
     def credentials(self) -> grpc.ChannelCredentials:
         """What gRPC wants of it.
 
@@ -82,6 +87,11 @@ class Connection:
             raise BadInput(f"channels must be at least 1, got {self.channels}")
         if self.balance not in ("client", "grpc"):
             raise BadInput(f"balance {self.balance!r}; it is client or grpc")
+
+    @classmethod
+    def secured(cls, directory: Path | None, server_name: str = "") -> Self:
+        """With mutual TLS by the files of a directory, see ``Tls.of_directory``; None: without."""
+        return cls(tls=None if directory is None else Tls.of_directory(directory, server_name=server_name))
 
     def open(self, target: str) -> grpc.aio.Channel:
         """A channel; inside a running event loop."""

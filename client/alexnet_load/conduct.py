@@ -98,7 +98,7 @@ class _Server:
     """The server's side, or why there is none."""
 
     def __init__(self, plan: Plan, metrics: str) -> None:
-        self._observer = Observer(plan.target, plan.model, metrics=metrics)
+        self._observer = Observer(plan.target, plan.model, connection=plan.connection, metrics=metrics)
         self._before: Look | None = None
         self._missing = ""
         try:

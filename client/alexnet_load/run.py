@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from alexnet_client.connection import Connection
 
 OK = "ok"
 """The outcome of a request that was answered; the others are the client's exceptions in snake case."""
@@ -31,6 +34,8 @@ class Plan:
         batching: fields of ``alexnet_client.BatchOptions`` that differ from the defaults.
         metrics_port: where the first sender shows its client's metrics on 127.0.0.1, the next ones on the ports after it; 0
             for nowhere.
+        tls: directory with ca.crt, tls.crt and tls.key for mutual TLS; empty for none.
+        tls_name: the name in the servers' certificates, if it is not their address's.
     """
 
     target: str = "127.0.0.1:8001"
@@ -46,6 +51,13 @@ class Plan:
     seed: int = 0
     batching: dict[str, Any] = field(default_factory=dict)
     metrics_port: int = 0
+    tls: str = ""
+    tls_name: str = ""
+
+    @property
+    def connection(self) -> Connection:
+        """How its servers are reached."""
+        return Connection.secured(Path(self.tls) if self.tls else None, self.tls_name)
 
     @property
     def closed_loop(self) -> bool:

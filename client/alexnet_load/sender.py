@@ -46,6 +46,7 @@ class Sender:
             model=plan.model,
             timeout_s=plan.timeout_s,
             batching=BatchOptions(**plan.batching),
+            connection=plan.connection,
             listeners=[self._listen, *([ClientMetrics(self._shown)] if plan.metrics_port else [])],
         )
         self.tally = Tally()

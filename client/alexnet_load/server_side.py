@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from alexnet_client.admin import admin_metadata
-from alexnet_client.connection import CHANNEL_OPTIONS
+from alexnet_client.connection import Connection
 from alexnet_client.errors import BadInput, ServerFault, Unavailable
 from alexnet_client.targets import parse_targets
 from alexnet_client.transport import error_from_status
@@ -53,11 +53,13 @@ class Observer:
     Args:
         target: as ``alexnet_client.Client`` takes it.
         model: its name; of an ensemble the requests are its own, what is computed is that of its steps.
+        connection: how its servers are reached.
         metrics: host:port of Triton's metrics; its statistics are asked if this is empty.
     """
 
-    def __init__(self, target: str, model: str, *, metrics: str = "") -> None:
+    def __init__(self, target: str, model: str, *, connection: Connection | None = None, metrics: str = "") -> None:
         self._targets, self._model, self._metrics = parse_targets(target), model, metrics
+        self._connection = connection or Connection()
 
     async def look(self) -> Look:
         """The counters now.
@@ -69,7 +71,9 @@ class Observer:
         if self._metrics:
             return await asyncio.to_thread(_metrics_look, self._metrics, self._model)
         addresses = await self._targets.resolve()
-        found = await asyncio.gather(*(_statistics_look(address, self._model) for address in addresses))
+        found = await asyncio.gather(
+            *(_statistics_look(address, self._model, self._connection) for address in addresses)
+        )
         return _together(found)
 
     async def settled_look(self, before: Look, *, expected_requests: int | None, timeout_s: float = 2.0) -> Look:
@@ -128,9 +132,9 @@ def _together(looks: list[Look]) -> Look:
     return Look(looks[0].at_s, len(looks), sum(each.instances for each in looks), dict(counts), dict(batches))
 
 
-async def _statistics_look(address: str, model: str) -> Look:
+async def _statistics_look(address: str, model: str, connection: Connection) -> Look:
     metadata = admin_metadata(address)
-    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    async with connection.open(address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
         async def config_of(name: str) -> model_config_pb2.ModelConfig:

@@ -55,6 +55,14 @@ TraceEndpoint = Annotated[
     str, typer.Option(help="send OpenTelemetry traces there, such as http://127.0.0.1:4318/v1/traces; off by default")
 ]
 TraceRate = Annotated[int, typer.Option(min=1, help="trace one request in so many")]
+TlsDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls",
+        help="mutual TLS on gRPC with the files ca.crt, tls.crt and tls.key of this directory: who has no certificate of that "
+        "authority is refused",
+    ),
+]
 HangTimeout = Annotated[float, typer.Option(min=1, help="seconds a model may execute nothing while requests wait")]
 DEFAULT_REPOSITORY = Path("model_repository")
 DEFAULT_CONFIGURATION = Path("deploy/prometheus")
@@ -87,6 +95,7 @@ def serve(
     hang_timeout: HangTimeout = 10.0,
     trace_endpoint: TraceEndpoint = "",
     trace_rate: TraceRate = 1,
+    tls: TlsDirectory = None,
 ) -> None:
     """Serve until Ctrl-C, or while a command runs: alexnet-server serve -- COMMAND.
 
@@ -106,6 +115,7 @@ def serve(
             rate_limit=rate_limit,
             trace_endpoint=trace_endpoint,
             trace_rate=trace_rate,
+            tls=tls,
         )
         if accept_known_vulnerabilities:
             log.warning("WARNING: %s; whoever reaches %s may use them", VULNERABILITIES, address)

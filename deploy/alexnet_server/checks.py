@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import socket
+import ssl
+import stat
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -52,6 +57,8 @@ def check_all(options: ServerOptions, *, again: bool = False) -> Iterator[Check]
     yield check_manifests(options.repository, options.config_name)
     if options.config_name:
         yield check_config_name(options.repository, options.config_name)
+    if options.tls is not None:
+        yield check_certificates(options.tls, options.expiries)
     for purpose, port in options.ports.items():
         if not (again and purpose == "health"):
             yield check_port(options.address, port, purpose)
@@ -171,6 +178,38 @@ def check_config_name(repository: Path, name: str) -> Check:
     if not having or "/" in name:
         return Check("configuration", f"no model has configs/{name}.pbtxt", "name one that exists with --config-name")
     return Check("configuration", f"configs/{name}.pbtxt of {', '.join(having)}")
+
+
+def check_certificates(directory: Path, expiries: Mapping[str, float]) -> Check:
+    """Triton would say of a wrong file that it cannot start its gRPC service, and no more."""
+    name, remedy = (
+        "certificates",
+        "--tls names a directory with ca.crt, tls.crt and tls.key (PEM), whose key only its owner reads",
+    )
+    paths = [directory / each for each in ("ca.crt", "tls.crt", "tls.key")]
+    for path in paths:
+        try:
+            path.read_bytes()
+        except OSError as error:
+            return Check(name, f"{path}: {(error.strerror or str(error)).lower()}", remedy)
+    if paths[-1].stat().st_mode & stat.S_IROTH:
+        return Check(name, f"{paths[-1]}: every user of this machine can read it", remedy)
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_verify_locations(paths[0])
+        context.load_cert_chain(certfile=paths[1], keyfile=paths[2])
+    except ssl.SSLError as error:
+        return Check(name, f"{directory}: {error.reason or error}", remedy)
+    first = min(expiries.values(), default=math.inf)
+    if first < time.time():
+        return Check(
+            name, f"{directory}: expired {datetime.fromtimestamp(first, UTC):%Y-%m-%d}", "renew it, and start again"
+        )
+    return Check(
+        name,
+        f"{directory}: "
+        + ", ".join(f"{each} until {datetime.fromtimestamp(at, UTC):%Y-%m-%d}" for each, at in expiries.items()),
+    )
 
 
 def check_port(address: str, port: int, purpose: str) -> Check:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_client.admin import ADMIN_KEY_NAME
+from alexnet_client.certificates import dns_names, expiries
+from alexnet_client.connection import Connection, Tls
 from alexnet_server.errors import LaunchError
 from alexnet_server.wheel import Triton
 
@@ -53,6 +55,7 @@ class ServerOptions:
         rate_limit: let executions of all models take turns by the ``rate_limiter`` of their instance groups.
         trace_endpoint: where OpenTelemetry traces go, such as http://127.0.0.1:4318/v1/traces (OTLP over HTTP); empty for none.
         trace_rate: one request in so many is traced.
+        tls: directory with ca.crt, tls.crt and tls.key: callers must show a certificate of that authority; None for no TLS.
         exit_timeout_s: how long requests in flight may take to finish once the server is told to stop.
     """
 
@@ -67,6 +70,7 @@ class ServerOptions:
     rate_limit: bool = False
     trace_endpoint: str = ""
     trace_rate: int = 1
+    tls: Path | None = None
     exit_timeout_s: int = 30
 
     def __post_init__(self) -> None:
@@ -102,6 +106,18 @@ class ServerOptions:
         """host:port of the gRPC endpoint."""
         return f"{self.address}:{self.grpc_port}"
 
+    @property
+    def connection(self) -> Connection:
+        """How the launcher itself reaches the server: under TLS with the server's own certificate, by the first name in it."""
+        if self.tls is None:
+            return Connection()
+        return Connection.secured(self.tls, next(iter(dns_names(self.tls / "tls.crt")), ""))
+
+    @property
+    def expiries(self) -> dict[str, float]:
+        """Unix time at which the first certificate of each file expires, by "roots" and "own"."""
+        return {} if self.tls is None else expiries(Tls.of_directory(self.tls))
+
 
 def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_key: str, shm_prefix: str) -> list[str]:
     """Tritonserver's argument vector: loopback, no model control, no auto-complete, administration by key only."""
@@ -120,6 +136,7 @@ def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_k
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
         *_tracing(options),
+        *_security(options),
         "--log-verbose=0",
         "--allow-grpc=true",
         f"--grpc-address={options.address}",
@@ -154,6 +171,20 @@ def _tracing(options: ServerOptions) -> list[str]:
         f"--trace-config=rate={options.trace_rate}",
         f"--trace-config=opentelemetry,url={options.trace_endpoint}",
         f"--trace-config=opentelemetry,bsp_schedule_delay={SPANS_EVERY_MS}",
+    ]
+
+
+def _security(options: ServerOptions) -> list[str]:
+    """Mutual TLS on gRPC. Without ``mutual`` Triton would take calls from anybody."""
+    if options.tls is None:
+        return []
+    directory = options.tls.resolve()
+    return [
+        "--grpc-use-ssl=true",
+        "--grpc-use-ssl-mutual=true",
+        f"--grpc-server-cert={directory}/tls.crt",
+        f"--grpc-server-key={directory}/tls.key",
+        f"--grpc-root-cert={directory}/ca.crt",
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,10 +42,14 @@ class Status:
 
 
 class Health:
-    """The present status, written by the launcher and read by the endpoint's threads."""
+    """The present status, written by the launcher and read by the endpoint's threads.
 
-    def __init__(self) -> None:
-        self._status = Status(looked_s=time.monotonic())
+    Args:
+        expiries: Unix time at which certificates expire, by name.
+    """
+
+    def __init__(self, expiries: Mapping[str, float] | None = None) -> None:
+        self._status, self._expiries = Status(looked_s=time.monotonic()), expiries or {}
 
     @property
     def status(self) -> Status:
@@ -63,7 +67,7 @@ class Health:
         awake = age_s < STALLED_AFTER_S
         ready = awake and status.state == "ready"
         if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST, _metrics(ready=ready, restarts=status.restarts)
+            return 200, CONTENT_TYPE_LATEST, _metrics(ready=ready, restarts=status.restarts, expiries=self._expiries)
         body: dict[str, object] = {**asdict(status), "looked_s_ago": round(age_s, 3)}
         del body["looked_s"]
         if path == "/ready":
@@ -75,10 +79,18 @@ class Health:
         return code, "application/json", json.dumps(body).encode() + b"\n"
 
 
-def _metrics(*, ready: bool, restarts: int) -> bytes:
+def _metrics(*, ready: bool, restarts: int, expiries: Mapping[str, float]) -> bytes:
     registry = CollectorRegistry()
     Gauge("alexnet_server_ready", "Whether every model answers.", registry=registry).set(ready)
     Counter("alexnet_server_restarts", "Times Triton was started again.", registry=registry).inc(restarts)
+    expiry = Gauge(
+        "alexnet_server_certificate_expiry_timestamp_seconds",
+        "When the first certificate of a file expires (roots: to trust; own: to be trusted), as of the launcher's start.",
+        ["certificate"],
+        registry=registry,
+    )
+    for name, at_s in expiries.items():
+        expiry.labels(name).set(at_s)
     return generate_latest(registry)
 
 

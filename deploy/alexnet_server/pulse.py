@@ -53,7 +53,7 @@ class Pulse:
 
     async def run(self) -> None:
         """Gather until cancelled."""
-        transport = Transport(self._options.target)
+        transport = Transport(self._options.target, self._options.connection)
         try:
             while True:
                 self._read(await asyncio.to_thread(scrape, self._options))

@@ -9,6 +9,7 @@ from contextlib import suppress
 import numpy as np
 
 from alexnet_client import codec
+from alexnet_client.connection import Connection
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, TimedOut, Unavailable
 from alexnet_client.images import BLANK_FILE
@@ -18,7 +19,12 @@ POLL_S = 0.1
 
 
 async def wait_until_serving(
-    target: str, models: Sequence[str], *, timeout_s: float, alive: Callable[[], bool]
+    target: str,
+    models: Sequence[str],
+    *,
+    timeout_s: float,
+    alive: Callable[[], bool],
+    connection: Connection | None = None,
 ) -> bool:
     """Wait until every model has answered a blank request.
 
@@ -27,6 +33,7 @@ async def wait_until_serving(
         models: their names.
         timeout_s: how long to wait, seconds.
         alive: whether the server process still runs; asked between attempts.
+        connection: how the server is reached.
 
     Returns:
         False if the process ended meanwhile.
@@ -36,7 +43,7 @@ async def wait_until_serving(
         ClientError: one answered with an error that waiting does not mend.
     """
     deadline = Deadline.after(timeout_s)
-    transport = Transport(target)
+    transport = Transport(target, connection)
     try:
         while alive():
             try:

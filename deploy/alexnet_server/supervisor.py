@@ -74,7 +74,7 @@ class Supervisor:
     ) -> None:
         self._options, self._log, self._start_timeout_s = options, log, start_timeout_s
         self._policy, self._probe_every_s, self._on_event = policy or RestartPolicy(), probe_every_s, on_event
-        self._hung_after_s, self._health = hung_after_s, Health()
+        self._hung_after_s, self._health = hung_after_s, Health(options.expiries)
         self._stop = asyncio.Event()
         self._server: Server | None = None
         self._companion: Companion | None = None
@@ -145,6 +145,7 @@ class Supervisor:
                 server.models,
                 timeout_s=self._start_timeout_s,
                 alive=lambda: server.exit_code is None and not self._stop.is_set(),
+                connection=self._options.connection,
             )
         except ClientError as error:
             raise LaunchError(f"Triton started but does not serve: {error}{server.last_words()}") from error

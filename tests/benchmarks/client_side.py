@@ -135,13 +135,13 @@ class Turn(Measured):
     cpu_us: float = 0.0
 
 
-async def in_turns(sides: dict[str, tuple[Ask, int, int]]) -> dict[str, list[Turn]]:
+async def in_turns(sides: dict[str, tuple[Ask, int, int]], *, seconds: float = SECONDS) -> dict[str, list[Turn]]:
     """Each side (how to ask, images in a request, requests in flight) in each round; the first round warms up."""
     found: dict[str, list[Turn]] = {name: [] for name in sides}
     for number in range(ROUNDS + 1):
         for name, (ask, images, in_flight) in sides.items():
             began_s = time.process_time()
-            run = await closed_loop(ask, images=images, in_flight=in_flight, seconds=SECONDS)
+            run = await closed_loop(ask, images=images, in_flight=in_flight, seconds=seconds)
             spent_s = time.process_time() - began_s
             turn = Turn(run.rate, run.latencies_s)
             turn.cpu_us = 1e6 * spent_s / (len(run.latencies_s) * images)

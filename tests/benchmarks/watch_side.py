@@ -33,6 +33,8 @@ COMMITTED = Path(__file__).parents[2] / "deploy/prometheus"
 ONE_IN = 100
 """Requests of which one is traced."""
 SCRAPE = "1s"
+SECONDS = 6
+"""Of each turn: two percent are less than short turns differ."""
 
 
 def bench_watching(models: dict[str, bytes], labels: Sequence[str]) -> Iterator[Row]:
@@ -68,7 +70,8 @@ async def rows(repository: Path, images: np.ndarray, scratch: Path) -> AsyncIter
                 {
                     "watched": (lambda caller: watched.infer(images[caller % 64][np.newaxis]), 1, TASKS),
                     "plain": (lambda caller: plain.infer(images[caller % 64][np.newaxis]), 1, TASKS),
-                }
+                },
+                seconds=SECONDS,
             )
         provider.shutdown()
     pairs = zip(found["watched"], found["plain"], strict=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
+from authority import Authority
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from alexnet_client.client import Client
@@ -18,39 +17,6 @@ from alexnet_client.connection import Connection, Tls
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, Unavailable
 from alexnet_client.transport import Transport
-
-
-def openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
-@dataclass
-class Authority:
-    """A certificate authority that signs for one name."""
-
-    directory: Path
-    name: str
-
-    def __post_init__(self) -> None:
-        self.directory.mkdir()
-        self._key("ca")
-        subject = ("-subj", f"/CN={self.name} authority", "-days", "1")
-        openssl("req", "-x509", "-new", "-key", self.file("ca.key"), "-out", self.file("ca.crt"), *subject)
-
-    def file(self, name: str) -> Path:
-        return self.directory / name
-
-    def sign(self, name: str, host: str) -> None:
-        self._key(name)
-        extension = self.file(f"{name}.ext")
-        extension.write_text(f"subjectAltName=DNS:{host}\n")
-        request, signed = self.file(f"{name}.csr"), self.file(f"{name}.crt")
-        openssl("req", "-new", "-key", self.file(f"{name}.key"), "-out", request, "-subj", f"/CN={host}")
-        authority = ("-CA", self.file("ca.crt"), "-CAkey", self.file("ca.key"), "-CAcreateserial")
-        openssl("x509", "-req", "-in", request, *authority, "-out", signed, "-days", "1", "-extfile", extension)
-
-    def _key(self, name: str) -> None:
-        openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", self.file(f"{name}.key"))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -41,8 +42,8 @@ COMMITTED = Path(__file__).parents[2] / "deploy/prometheus"
 PAGES = {"NoServer", "AvailabilityBudgetBurn", "LatencyBudgetBurn", "CertificateExpires"}
 BUDGETS = {"AvailabilityBudgetBurn", "LatencyBudgetBurn"}
 """May page with whatever else goes wrong: that is what they are for. They remember what went wrong before, too."""
-ELSEWHERE = re.compile(r"nv_gpu_|nv_energy_|instance:triton_gpu|alexnet_client_certificate_expiry")
-"""Metrics that only hosts with a GPU have, and clients that use TLS (tests/client/test_metrics.py)."""
+ELSEWHERE = re.compile(r"nv_gpu_|nv_energy_|instance:triton_gpu|alexnet_(client|server)_certificate_expiry")
+"""Metrics that only hosts with a GPU have, and whoever uses TLS (test_tls.py)."""
 BROWSER = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is not installed (apt-get install prometheus)"
@@ -58,7 +59,7 @@ def shortened(text: str) -> str:
     return re.sub(r"(\[|offset |for: )(\d+)(ms|[smhd])(\]|\b)", scaled, text)
 
 
-def configuration(directory: Path, targets: dict[str, list[int]]) -> Path:
+def configuration(directory: Path, targets: dict[str, list[int]], receiver: int) -> Path:
     """The committed one, quicker, for other ports."""
     shutil.copytree(COMMITTED, directory)
     path = directory / "prometheus.yml"
@@ -72,7 +73,36 @@ def configuration(directory: Path, targets: dict[str, list[int]]) -> Path:
     for name, ports in targets.items():
         content = [{"targets": [f"127.0.0.1:{port}" for port in ports]}]
         (directory / f"targets/{name}.yml").write_text(yaml.safe_dump(content))
+    routes = directory / "alertmanager.yml"
+    quicker = re.sub(r"(group_(?:wait|interval): )\w+", r"\g<1>200ms", routes.read_text())
+    routes.write_text(quicker.replace("127.0.0.1:9094", f"127.0.0.1:{receiver}"))
     return directory
+
+
+@contextmanager
+def receiving() -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """A receiver of the Alertmanager's notifications: its port, and what it was told, as (path, alert)."""
+    told: list[tuple[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # the name is http.server's
+            content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            told.extend((self.path, each["labels"]["alertname"]) for each in content["alerts"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """No news."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port, told
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @dataclass
@@ -148,7 +178,10 @@ def bounded(cheap, tmp_path) -> Path:
 
 def test_each_fault_is_told_by_its_alert_and_every_panel_shows_data(own_server, bounded, free_port, tmp_path):
     client_port, flood_port, port, alertmanager_port = (free_port() for _ in range(4))
-    with own_server("--config-name", "bounded", repository=bounded) as server:
+    with (
+        own_server("--config-name", "bounded", repository=bounded) as server,
+        receiving() as (receiver, notified),
+    ):
         targets = {
             "triton": [server.metrics_port],
             "launcher": [server.health_port],
@@ -157,7 +190,7 @@ def test_each_fault_is_told_by_its_alert_and_every_panel_shows_data(own_server, 
             "alertmanager": [alertmanager_port],
         }
         options = MonitorOptions(
-            configuration(tmp_path / "prometheus", targets), tmp_path / "data", port, alertmanager_port
+            configuration(tmp_path / "prometheus", targets, receiver), tmp_path / "data", port, alertmanager_port
         )
         load = ("--arrivals", "constant:100", "--duration", "120", "--timeout", "3")
         with monitoring(options), loading(server.target, client_port, tmp_path / "load", *load):
@@ -171,6 +204,7 @@ def test_each_fault_is_told_by_its_alert_and_every_panel_shows_data(own_server, 
             a_full_queue(watched, server, flood_port, options.configuration, tmp_path)
             a_killed_backend_process(watched, server)
             a_stopped_server(watched, server)
+            somebody_was_told(watched, notified)
             rates = {
                 name: float(watched.query(f"sum(rate({counter}[{WINDOW_S}s]))", time=checked_s)[0]["value"][1])
                 for name, counter in (
@@ -292,6 +326,14 @@ def a_stopped_server(watched: Watched, server) -> None:
     server.process.send_signal(signal.SIGTERM)
     watched.told("NoServer", pages=BUDGETS)
     assert server.process.wait(30) == 0
+
+
+def somebody_was_told(watched: Watched, notified: list[tuple[str, str]]) -> None:
+    """The Alertmanager's notifications came, pages and tickets each at their receiver, and nothing that follows from a page."""
+    watched.until(lambda: ("/page", "NoServer") in notified)
+    expected = {("/ticket", "BackendDead"), ("/ticket", "RequestsRejected"), ("/page", "LatencyBudgetBurn")}
+    assert expected <= set(notified)
+    assert all((path == "/page") == (name in PAGES) for path, name in notified if name not in BUDGETS), notified
 
 
 def the_load_tester_counted_the_same(rates: dict[str, float], checked_s: float, path: Path) -> None:

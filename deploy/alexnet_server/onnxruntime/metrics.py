@@ -9,7 +9,7 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Queue
 from typing import Any
 
 import onnxruntime as ort
@@ -17,6 +17,8 @@ import triton_python_backend_utils as pb_utils
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 RUN_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+MOST_UNTOLD = 1000
+"""Runs that wait to be told. Beyond, the next run waits for the metrics: nothing is lost, and memory has a bound."""
 _FAMILIES: dict[str, Any] = {}
 """Triton knows a family by its name; this process makes each once."""
 
@@ -44,7 +46,7 @@ class BackendMetrics:
         most.set(max(1, max_batch_size))
         for each in (self._info, self._instances):
             each.increment(1)
-        self._ran: SimpleQueue[tuple[int, float] | None] = SimpleQueue()
+        self._ran: Queue[tuple[int, float] | None] = Queue(MOST_UNTOLD)
         self._thread = threading.Thread(target=self._observe, args=(batch, run), name="metrics", daemon=True)
         self._thread.start()
 
