@@ -34,8 +34,8 @@ def check_local(address: str) -> str:
     return f"{host}:{port}"
 
 
-class RegisteringTransport(Transport):
-    """A server on this machine that this user's launcher started.
+class LocalTransport(Transport):
+    """A server on this machine that this user's launcher started, with its administrative calls.
 
     Args:
         target: host:port.
@@ -49,6 +49,19 @@ class RegisteringTransport(Transport):
         self._key_name = check_local(target)
         super().__init__(target, connection)
 
+    async def administer(self, method: Any, request: Any, deadline: Deadline) -> Any:
+        """Make an administrative call. The key is read each time: the launcher makes a new one at each start.
+
+        Raises:
+            BadInput: there is no key, or it is wrong.
+            ClientError: the server does not answer, or refuses.
+        """
+        return await self._call(method, request, deadline, admin_metadata(self._key_name))
+
+
+class RegisteringTransport(LocalTransport):
+    """Shared memory of a server on this machine."""
+
     async def register(self, name: str, size: int, deadline: Deadline) -> None:
         """Have the server map all ``size`` bytes of a file in /dev/shm, and know it by the file's name.
 
@@ -58,7 +71,7 @@ class RegisteringTransport(Transport):
         """
         request = service_pb2.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size)
         try:
-            await self._administer(self._stub.SystemSharedMemoryRegister, request, deadline)
+            await self.administer(self._stub.SystemSharedMemoryRegister, request, deadline)
         except ServerFault as error:
             raise BadInput(
                 f"{self.target}: the server cannot open this machine's shared memory, so it runs elsewhere (in a container, "
@@ -74,7 +87,7 @@ class RegisteringTransport(Transport):
         assert name, "Triton takes the empty name for all regions, also those of others"
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
         try:
-            await self._administer(self._stub.SystemSharedMemoryUnregister, request, deadline)
+            await self.administer(self._stub.SystemSharedMemoryUnregister, request, deadline)
         except ServerFault:
             return False
         return True
@@ -86,8 +99,4 @@ class RegisteringTransport(Transport):
             ClientError: the server does not answer, or wants another key.
         """
         request = service_pb2.SystemSharedMemoryStatusRequest()
-        return list((await self._administer(self._stub.SystemSharedMemoryStatus, request, deadline)).regions)
-
-    async def _administer(self, method: Any, request: Any, deadline: Deadline) -> Any:
-        """The key is read each time: the launcher makes a new one at each start."""
-        return await self._call(method, request, deadline, admin_metadata(self._key_name))
+        return list((await self.administer(self._stub.SystemSharedMemoryStatus, request, deadline)).regions)

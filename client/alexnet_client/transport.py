@@ -101,9 +101,9 @@ class Transport:
         """Whether the server and all its models are ready."""
         return bool((await self._call(self._stub.ServerReady, service_pb2.ServerReadyRequest(), deadline)).ready)
 
-    async def model_ready(self, model: str, deadline: Deadline) -> bool:
-        """Whether one model is ready."""
-        request = service_pb2.ModelReadyRequest(name=model)
+    async def model_ready(self, model: str, deadline: Deadline, *, version: str = "") -> bool:
+        """Whether one model is ready, or one version of it."""
+        request = service_pb2.ModelReadyRequest(name=model, version=version)
         return bool((await self._call(self._stub.ModelReady, request, deadline)).ready)
 
     async def server_metadata(self, deadline: Deadline) -> service_pb2.ServerMetadataResponse:

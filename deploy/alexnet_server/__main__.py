@@ -1,4 +1,4 @@
-"""``alexnet-server``: serve the model repository from the terminal. The only module here that prints."""
+"""``alexnet-server``: serve the model repository from the terminal. It prints by ``terminal`` alone."""
 
 from __future__ import annotations
 
@@ -11,25 +11,39 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Never
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from alexnet_client.logs import configure_logs
 from alexnet_server.checks import check_all
 from alexnet_server.command import VULNERABILITIES, ServerOptions
+from alexnet_server.container import deliver, exec_, probe
 from alexnet_server.errors import LaunchError
+from alexnet_server.rollout.commands import rollback, rollout
 from alexnet_server.supervisor import Restarting, Serving, Supervisor
+from alexnet_server.terminal import (
+    DEFAULT_REPOSITORY,
+    ConfigName,
+    GrpcPort,
+    MetricsPort,
+    Repository,
+    TlsDirectory,
+    console,
+    fail,
+)
 from alexnet_server.watch import RestartPolicy
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-console = Console(markup=False, highlight=False)
 log = logging.getLogger("alexnet_server")
+app.command("exec")(exec_)
+app.command()(deliver)
+app.command()(probe)
+app.command()(rollout)
+app.command()(rollback)
 
-Repository = Annotated[Path, typer.Option("--repository", "-r", help="the Triton model repository")]
 Address = Annotated[str, typer.Option(help="address to listen on; loopback only")]
 AcceptVulnerabilities = Annotated[
     bool,
@@ -42,10 +56,7 @@ MaxRestarts = Annotated[int, typer.Option(min=0, help="how often in a row a fail
 ProbeInterval = Annotated[
     float, typer.Option(min=0, help="seconds between blank requests to an idle model; 0 for none")
 ]
-GrpcPort = Annotated[int, typer.Option(min=1, max=65535)]
-MetricsPort = Annotated[int, typer.Option(min=1, max=65535)]
 HttpPort = Annotated[int | None, typer.Option(min=1, max=65535, help="also speak HTTP there; off by default")]
-ConfigName = Annotated[str, typer.Option(help="serve configs/NAME.pbtxt of each model that has one")]
 Log = Annotated[
     Path | None, typer.Option("--log", help="file for Triton's own lines; they go to the terminal otherwise")
 ]
@@ -55,16 +66,13 @@ TraceEndpoint = Annotated[
     str, typer.Option(help="send OpenTelemetry traces there, such as http://127.0.0.1:4318/v1/traces; off by default")
 ]
 TraceRate = Annotated[int, typer.Option(min=1, help="trace one request in so many")]
-TlsDirectory = Annotated[
-    Path | None,
+Rollouts = Annotated[
+    bool,
     typer.Option(
-        "--tls",
-        help="mutual TLS on gRPC with the files ca.crt, tls.crt and tls.key of this directory: who has no certificate of that "
-        "authority is refused",
+        "--rollouts", help="take new releases while serving, by `alexnet-server rollout`; what serves is pinned"
     ),
 ]
 HangTimeout = Annotated[float, typer.Option(min=1, help="seconds a model may execute nothing while requests wait")]
-DEFAULT_REPOSITORY = Path("model_repository")
 DEFAULT_CONFIGURATION = Path("deploy/prometheus")
 DEFAULT_DATA = Path("build/monitor")
 LOOK_EVERY_S = 0.2
@@ -96,6 +104,7 @@ def serve(
     trace_endpoint: TraceEndpoint = "",
     trace_rate: TraceRate = 1,
     tls: TlsDirectory = None,
+    rollouts: Rollouts = False,
 ) -> None:
     """Serve until Ctrl-C, or while a command runs: alexnet-server serve -- COMMAND.
 
@@ -116,6 +125,7 @@ def serve(
             trace_endpoint=trace_endpoint,
             trace_rate=trace_rate,
             tls=tls,
+            rollouts=rollouts,
         )
         if accept_known_vulnerabilities:
             log.warning("WARNING: %s; whoever reaches %s may use them", VULNERABILITIES, address)
@@ -132,7 +142,7 @@ def serve(
         )
         code = asyncio.run(supervisor.run(context.args))
     except LaunchError as error:
-        _fail(error)
+        fail(error)
     if not context.args:
         console.print("Triton has stopped." if code == 0 else f"Triton was killed, exit code {code}.")
     raise typer.Exit(code)
@@ -168,7 +178,7 @@ def doctor(
         options = ServerOptions(repository, address, grpc_port, metrics_port, http_port, health_port or None)
         checks = list(check_all(options))
     except LaunchError as error:
-        _fail(error)
+        fail(error)
     table = Table("check", "found", "remedy", highlight=False)
     for check in checks:
         table.add_row(check.name, Text(check.found, style="green" if check.ok else "red"), check.remedy)
@@ -204,9 +214,9 @@ def monitor(
             console.print("Ctrl-C stops.")
             while prometheus.exit_code is None:
                 time.sleep(LOOK_EVERY_S)
-            _fail(LaunchError(f"Prometheus ended, exit code {prometheus.exit_code}; its lines: {data}/prometheus.log"))
+            fail(LaunchError(f"Prometheus ended, exit code {prometheus.exit_code}; its lines: {data}/prometheus.log"))
     except LaunchError as error:
-        _fail(error)
+        fail(error)
     except KeyboardInterrupt:
         console.print("Stopped.")
 
@@ -226,11 +236,6 @@ def main() -> None:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime would report to its makers otherwise
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # a restart forks while gRPC's threads run; the child calls none of it
     app()
-
-
-def _fail(error: LaunchError) -> Never:
-    log.error("%s", error)
-    raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

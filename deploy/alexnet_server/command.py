@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class ServerOptions:
         trace_endpoint: where OpenTelemetry traces go, such as http://127.0.0.1:4318/v1/traces (OTLP over HTTP); empty for none.
         trace_rate: one request in so many is traced.
         tls: directory with ca.crt, tls.crt and tls.key: callers must show a certificate of that authority; None for no TLS.
+        rollouts: let the launcher's user load and unload models while it serves, and pin what serves (``rollout``).
         exit_timeout_s: how long requests in flight may take to finish once the server is told to stop.
     """
 
@@ -71,6 +72,7 @@ class ServerOptions:
     trace_endpoint: str = ""
     trace_rate: int = 1
     tls: Path | None = None
+    rollouts: bool = False
     exit_timeout_s: int = 30
 
     def __post_init__(self) -> None:
@@ -119,8 +121,27 @@ class ServerOptions:
         return {} if self.tls is None else expiries(Tls.of_directory(self.tls))
 
 
-def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_key: str, shm_prefix: str) -> list[str]:
-    """Tritonserver's argument vector: loopback, no model control, no auto-complete, administration by key only."""
+def arguments(
+    options: ServerOptions,
+    binary: Path,
+    backends: Path,
+    *,
+    admin_key: str,
+    shm_prefix: str,
+    models: Sequence[str] = (),
+    staging: Path | None = None,
+) -> list[str]:
+    """Tritonserver's argument vector: loopback, no model control, no auto-complete, administration by key only.
+
+    Args:
+        options: how to serve.
+        binary: tritonserver.
+        backends: directory of the backends.
+        admin_key: what administrative calls must show.
+        shm_prefix: first letters of the names of shared memory.
+        models: to load at the start, where ``options.rollouts`` allows others later.
+        staging: the launcher's own model repository, for those others.
+    """
     restriction = f"{RESTRICTED}:{ADMIN_KEY_NAME}={admin_key}"
     flags = [
         f"--model-repository={options.repository.resolve()}",
@@ -128,7 +149,7 @@ def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_k
         f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--backend-config=python,stub-timeout-seconds=120",  # 30 is too short to load a large graph on two cores
-        "--model-control-mode=none",
+        *_model_control(options, models, staging),
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--exit-on-error=true",
@@ -159,7 +180,7 @@ def arguments(options: ServerOptions, triton: Triton, backends: Path, *, admin_k
         flags.append("--rate-limit=execution_count")
     if options.config_name:
         flags.append(f"--model-config-name={options.config_name}")
-    return [str(triton.binary), *flags]
+    return [str(binary), *flags]
 
 
 def _tracing(options: ServerOptions) -> list[str]:
@@ -171,6 +192,16 @@ def _tracing(options: ServerOptions) -> list[str]:
         f"--trace-config=rate={options.trace_rate}",
         f"--trace-config=opentelemetry,url={options.trace_endpoint}",
         f"--trace-config=opentelemetry,bsp_schedule_delay={SPANS_EVERY_MS}",
+    ]
+
+
+def _model_control(options: ServerOptions, models: Sequence[str], staging: Path | None) -> list[str]:
+    if not options.rollouts:
+        return ["--model-control-mode=none"]
+    return [
+        "--model-control-mode=explicit",
+        *(f"--load-model={model}" for model in models),
+        f"--model-repository={staging}",
     ]
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -19,12 +20,25 @@ from alexnet_server.checks import SHARED_MEMORY_MOUNT, check_all, models
 from alexnet_server.command import ServerOptions, arguments, environment
 from alexnet_server.errors import LaunchError
 from alexnet_server.manifest import is_ensemble
+from alexnet_server.rollout.candidate import staging
 from alexnet_server.triton_log import pass_on
 from alexnet_server.wheel import assemble_backends, cache_directory, find_triton, shared_libpython
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
 STUB = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend process."""
+
+    pid: int
+    model: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"backend process {self.pid} of {self.model}"
 
 
 class Server:
@@ -34,7 +48,7 @@ class Server:
         self, process: subprocess.Popen[bytes], options: ServerOptions, log: Path | None, shm_prefix: str
     ) -> None:
         self.process, self.options, self.log, self._shm_prefix = process, options, log, shm_prefix
-        self._stubs: dict[int, str] = {}
+        self._backends: dict[int, Backend] = {}
 
     @property
     def models(self) -> list[str]:
@@ -53,17 +67,23 @@ class Server:
         return None if code is None else _exit_code(code)
 
     def note_backends(self) -> None:
-        """Remember the backend processes, to find out later which have gone."""
+        """Remember the backend processes of the repository's models, to find out later which have gone."""
+        known = self.models
         with suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     command = child.cmdline()
-                    if STUB in command[0] and len(command) > 1:
-                        self._stubs[child.pid] = Path(command[1]).parent.parent.name
+                    if STUB in command[0] and len(command) > 1 and Path(command[1]).parent.parent.name in known:
+                        version = Path(command[1]).parent
+                        self._backends[child.pid] = Backend(child.pid, version.parent.name, version.name)
 
-    def lost_backends(self) -> list[str]:
-        """Those that were noted and have gone, such as "backend process 42 of alexnet"."""
-        return [f"backend process {pid} of {model}" for pid, model in self._stubs.items() if not _runs(pid)]
+    def lost_backends(self) -> list[Backend]:
+        """Those that were noted and have gone."""
+        return [each for pid, each in self._backends.items() if not _runs(pid)]
+
+    def forget(self, backend: Backend) -> None:
+        """It has gone because its version was unloaded."""
+        del self._backends[backend.pid]
 
     def close_shared_memory(self) -> None:
         """Take away what Triton gives everybody: it makes the images' shared memory readable for all users."""
@@ -122,10 +142,12 @@ def start(options: ServerOptions, *, admin_key: str, number: int = 1, log: Path 
     assert libpython is not None  # checked before
     command = arguments(
         options,
-        triton,
+        triton.binary,
         assemble_backends(triton, cache_directory()),
         admin_key=admin_key,
         shm_prefix=(shm_prefix := f"alexnet_{os.getpid()}_{number}_"),
+        models=[model.name for model in models(options.repository)],
+        staging=staging(options.target),
     )
     variables = environment(triton, libpython=libpython, interpreter=Path(sys.executable), inherited=os.environ)
     with _output(log, append=number > 1) as output:

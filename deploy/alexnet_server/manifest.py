@@ -26,7 +26,12 @@ def wrong_files(model: Path, config: Path) -> str:
     """
     if not list(model.glob(f"[1-9]*/{MANIFEST}")):
         return ""  # somebody's own model, which this project did not publish
-    return next((problem for version in served(model, config) for problem in _wrong(version)), "")
+    return next((problem for version in served(model, config) if (problem := wrong_version(version))), "")
+
+
+def wrong_version(version: Path) -> str:
+    """The first thing wrong with the files of a version directory; empty if there is none."""
+    return next(_wrong(version), "")
 
 
 def needs_integer_flags(model: Path, config: Path) -> bool:
@@ -62,6 +67,11 @@ def served(model: Path, config: Path) -> list[Path]:
     if policy.WhichOneof("policy_choice") == "specific":
         return [version for version in there if int(version.name) in policy.specific.versions]
     return there[-max(1, policy.latest.num_versions) :]
+
+
+def published(model: Path) -> list[Path]:
+    """The version directories of a model that this project published, oldest first."""
+    return [version for version in versions(model) if (version / MANIFEST).is_file()] if model.is_dir() else []
 
 
 def versions(model: Path) -> list[Path]:

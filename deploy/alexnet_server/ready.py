@@ -11,11 +11,12 @@ import numpy as np
 from alexnet_client import codec
 from alexnet_client.connection import Connection
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, TimedOut, Unavailable
+from alexnet_client.errors import BadInput, ClientError, TimedOut, Unavailable
 from alexnet_client.images import BLANK_FILE
 from alexnet_client.transport import Transport
 
 POLL_S = 0.1
+ASK_S = 2.0
 
 
 async def wait_until_serving(
@@ -53,6 +54,17 @@ async def wait_until_serving(
             except (Unavailable, TimedOut):
                 deadline.remaining_s(f"waiting for {', '.join(models)} to answer")
                 await asyncio.sleep(POLL_S)
+        return False
+    finally:
+        await transport.close()
+
+
+async def version_unloaded(target: str, connection: Connection, model: str, version: str) -> bool:
+    """Whether Triton says that it does not serve that version; no, if it says nothing."""
+    transport = Transport(target, connection)
+    try:
+        return not await transport.model_ready(model, Deadline.after(ASK_S), version=version)
+    except ClientError:
         return False
     finally:
         await transport.close()

@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,14 @@ from alexnet_server.errors import LaunchError
 from alexnet_server.health import Health, serving
 from alexnet_server.launcher import Companion, Server, check, check_command, start
 from alexnet_server.pulse import Pulse
-from alexnet_server.ready import wait_until_serving
+from alexnet_server.ready import version_unloaded, wait_until_serving
+from alexnet_server.rollout.candidate import taking_releases
 from alexnet_server.watch import Look, RestartPolicy, Watch
 
 LOOK_EVERY_S = 0.2
 TIGHTEN_EVERY_S = 0.02
+NOTE_EVERY_S = 1.0
+"""A version that was loaded while Triton serves has a backend process of its own, seconds."""
 REMIND_AFTER_S = 5
 KILL_AFTER_S = 10
 """How much longer than its own exit timeout a stopping server may take before it is killed, seconds."""
@@ -79,6 +82,7 @@ class Supervisor:
         self._server: Server | None = None
         self._companion: Companion | None = None
         self._started = self._restarts = 0
+        self._note_s = 0.0
 
     async def run(self, command: Sequence[str] = ()) -> int:
         """Serve until a signal comes, or while ``command`` runs; give Triton's exit code, or the command's.
@@ -95,6 +99,9 @@ class Supervisor:
         with (
             serving(self._health, self._options.address, self._options.health_port),
             admin_key(self._options.target) as key,
+            taking_releases(self._options.repository, self._options.target)
+            if self._options.rollouts
+            else nullcontext(),
         ):
             try:
                 await self._keep_serving(key, command)
@@ -175,7 +182,8 @@ class Supervisor:
         try:
             while not self._stop.is_set() and (self._companion is None or self._companion.exit_code is None):
                 server.close_shared_memory()
-                look = Look(time.monotonic(), server.exit_code, server.lost_backends(), pulse.waiting, pulse.faults)
+                lost = await self._lost(server)
+                look = Look(time.monotonic(), server.exit_code, lost, pulse.waiting, pulse.faults)
                 verdict = watch.judge(look)
                 self._health.say(state="ready" if verdict.ready else "unready", reason=verdict.reason)
                 if verdict.fatal:
@@ -186,6 +194,19 @@ class Supervisor:
             return ""
         finally:
             gathering.cancel()
+
+    async def _lost(self, server: Server) -> list[str]:
+        """Backend processes that have gone though nobody unloaded their version."""
+        gone = server.lost_backends()
+        if not self._options.rollouts:
+            return [str(each) for each in gone]
+        for each in gone:
+            if await version_unloaded(self._options.target, self._options.connection, each.model, each.version):
+                server.forget(each)
+        if time.monotonic() >= self._note_s:
+            server.note_backends()
+            self._note_s = time.monotonic() + NOTE_EVERY_S
+        return [str(each) for each in server.lost_backends()]
 
     async def _prepare_restart(self, fault: str, words: str, served_s: float) -> None:
         assert self._server is not None

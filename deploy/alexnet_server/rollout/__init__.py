@@ -1,0 +1,1 @@
+"""Releases without downtime on one server: stage, warm, compare, switch, go back."""
