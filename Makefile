@@ -24,6 +24,8 @@ RATE ?= 50
 DURATION ?= 60
 SLO ?=
 LOAD_OPTIONS ?=
+# --release: `make deploy-check` before you apply, when the images' placeholders must be gone.
+DEPLOY_OPTIONS ?=
 
 # Loopback servers of this project talk to nobody else, and ONNX Runtime shall not report to its makers.
 export ORT_DISABLE_TELEMETRY := 1
@@ -53,10 +55,10 @@ SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train export verify report bench sweep soak soak-client gpu-check serve classify load-test monitor monitoring doctor test lint lock clean force
+.PHONY: help setup demo train export verify report bench sweep soak soak-client gpu-check serve classify load-test monitor monitoring capacity deploy-check doctor test lint lock clean force
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Your own images (path/train/<class>/*.jpg and path/val/<class>/*.jpg), or ImageNet's published weights:"
 	@echo "  make export DATA=folder DATA_DIR=path REPOSITORY=build/mine"
@@ -79,7 +81,7 @@ $(STAMP): constraints.txt tests/requirements.txt export/pyproject.toml client/py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/installed-*
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement tests/requirements.txt \
-		--editable "client[load]" --editable "export[$(ACCELERATOR)]" --editable "deploy[$(ACCELERATOR)]"
+		--editable "client[load]" --editable "export[$(ACCELERATOR)]" --editable "deploy[check,$(ACCELERATOR)]"
 	@touch $@
 
 demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images, load: the whole road in a few minutes
@@ -136,12 +138,18 @@ load-test: $(STAMP) ## load the running server: make load-test RATE=100 DURATION
 monitor: $(STAMP) ## watch the running server: Prometheus with rules and alerts, and a page of graphs (apt-get install prometheus)
 	@$(BIN)/alexnet-server monitor --data $(BUILD)/monitor
 
-monitoring: $(STAMP) ## write the alerts of the objectives and the dashboard anew from their tables
+monitoring: $(STAMP) ## write rules, dashboard and their Kubernetes objects anew from their tables
 	@$(BIN)/python -m alexnet_server.monitoring deploy
+
+capacity: $(STAMP) ## write deploy/CAPACITY.md anew from its inputs (BENCH=build/bench/bench.json: put what was measured into them)
+	@$(BIN)/python -m alexnet_server.capacity deploy $(if $(BENCH),--bench $(BENCH))
 
 classify: $(STAMP) ## ask the running server: make classify IMAGE=photo.jpg
 	@test -n "$(IMAGE)" || { echo "make: name an image: make classify IMAGE=photo.jpg" >&2; exit 2; }
 	@$(BIN)/alexnet-client classify --target $(TARGET) "$(IMAGE)"
+
+deploy-check: $(STAMP) ## look at manifests, images and compose file before a cluster does (DEPLOY_OPTIONS=--release)
+	@$(BIN)/python -m alexnet_server.deployment deploy $(DEPLOY_OPTIONS)
 
 doctor: $(STAMP) ## check what Triton needs of this machine
 	@$(BIN)/alexnet-server doctor --repository $(REPOSITORY)
@@ -157,7 +165,7 @@ lint: $(STAMP) ## check style and types
 
 lock: ## choose the newest versions again and write constraints.txt
 	rm -rf $(BUILD)/lock && $(PYTHON) -m venv $(BUILD)/lock
-	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./export[cpu]" "./deploy[cpu]"
+	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./export[cpu]" "./deploy[check,cpu]"
 	{ sed -n '/^#/p' constraints.txt; $(BUILD)/lock/bin/pip freeze --exclude alexnet-client --exclude alexnet-export \
 		--exclude alexnet-server | sed 's/+cpu$$//'; echo "$$($(BIN)/pip freeze | grep onnxruntime-gpu || grep onnxruntime-gpu constraints.txt)"; } > $(BUILD)/constraints.txt
 	mv $(BUILD)/constraints.txt constraints.txt

@@ -27,6 +27,7 @@ from alexnet_export.work import Progress
 
 _skipped: list[str] = []
 _tried: dict[str, int] = {}
+_figures: list[str] = []
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
 keep_freed_memory()  # models of 228 MB come and go all the time: new pages for them cost half of an export
 
@@ -46,6 +47,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _tried:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in _tried.items())
         terminalreporter.write_line(f"Hostile inputs tried: {sum(_tried.values()):,} ({kinds})")
+    for line in _figures:
+        terminalreporter.write_line(f"A fleet, {line}")
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +59,12 @@ def tried() -> Callable[[str, int], None]:
         _tried[kind] = _tried.get(kind, 0) + number
 
     return count
+
+
+@pytest.fixture(scope="session")
+def fleet_figures() -> Callable[[str], None]:
+    """Takes a line for the summary at the end: what a fleet did, which no test asserts."""
+    return _figures.append
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ MetricsPort = Annotated[
         help="show the client's metrics to Prometheus there, such as 8003 (each sender on a port of its own); 0: nowhere",
     ),
 ]
+MetricsAddress = Annotated[str, typer.Option(help="to show the client's metrics on; anybody who reaches it may read")]
 Tls = Annotated[str, typer.Option(help="mutual TLS with the files ca.crt, tls.crt and tls.key of this directory")]
 TlsName = Annotated[str, typer.Option(help="the name in the server's certificate, if it is not the address's")]
 Metrics = Annotated[str, typer.Option(help="host:port of Triton's metrics, where its statistics are closed to you")]
@@ -92,6 +93,7 @@ def _every_plan(
     delay_ms: Delay = -1.0,
     each_alone: Alone = False,
     metrics_port: MetricsPort = 0,
+    metrics_address: MetricsAddress = "127.0.0.1",
     tls: Tls = "",
     tls_name: TlsName = "",
 ) -> None:

@@ -32,8 +32,8 @@ class Plan:
         max_count: requests after which the run ends, whatever the time; 0 for no such bound.
         seed: of the arrivals, the sizes and the generated images.
         batching: fields of ``alexnet_client.BatchOptions`` that differ from the defaults.
-        metrics_port: where the first sender shows its client's metrics on 127.0.0.1, the next ones on the ports after it; 0
-            for nowhere.
+        metrics_port: where the first sender shows its client's metrics, the next ones on the ports after it; 0 for nowhere.
+        metrics_address: on which it does.
         tls: directory with ca.crt, tls.crt and tls.key for mutual TLS; empty for none.
         tls_name: the name in the servers' certificates, if it is not their address's.
     """
@@ -51,6 +51,7 @@ class Plan:
     seed: int = 0
     batching: dict[str, Any] = field(default_factory=dict)
     metrics_port: int = 0
+    metrics_address: str = "127.0.0.1"
     tls: str = ""
     tls_name: str = ""
 

@@ -64,7 +64,9 @@ class Sender:
         """
         plan = self._plan
         if plan.metrics_port:
-            self._metrics_server = serve_metrics(plan.metrics_port + self._number, registry=self._shown)
+            self._metrics_server = serve_metrics(
+                plan.metrics_port + self._number, address=plan.metrics_address, registry=self._shown
+            )
         arrivals = parse_arrivals(plan.arrivals)
         signature = await self._client.signature()
         if isinstance(arrivals, ClosedLoop):

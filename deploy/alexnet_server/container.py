@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Never
 
@@ -18,7 +19,7 @@ import typer
 from alexnet_client.certificates import dns_names
 from alexnet_client.connection import Connection
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import ClientError
+from alexnet_client.errors import ClientError, Overloaded
 from alexnet_client.transport import Transport
 from alexnet_server.checks import (
     Check,
@@ -92,7 +93,10 @@ def probe(
     timeout: Annotated[float, typer.Option(min=0.1, help="seconds for all of it")] = 5.0,
     tls: TlsDirectory = None,
 ) -> None:
-    """Have each model answer a blank image; exits 1 if one does not. A dead backend behind an open port is found out."""
+    """Have each model answer a blank image; exits 1 if one does not. A dead backend behind an open port is found out.
+
+    A server that refuses because it has too much to do is alive.
+    """
 
     async def run() -> None:
         name = next(iter(dns_names(tls / "tls.crt")), "") if tls else ""
@@ -100,7 +104,8 @@ def probe(
         try:
             deadline = Deadline.after(timeout)
             for each in model or ["alexnet"]:
-                await ask(transport, each, deadline)
+                with suppress(Overloaded):
+                    await ask(transport, each, deadline)
         finally:
             await transport.close()
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from capacity_side import bench_capacity
 from client_side import bench_client
 from load_side import bench_load
 from rich.console import Console
@@ -39,6 +40,8 @@ def measure(checkpoint: Path, only: str | None) -> Iterator[Row]:
         yield from bench_client(models, loaded.labels)
     if only in (None, "watching"):
         yield from bench_watching(models, loaded.labels)
+    if only in (None, "capacity"):
+        yield from bench_capacity(models, loaded.labels)
     if only is None:
         yield from bench_load()
 
@@ -48,7 +51,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="directory for bench.json and bench.md")
     parser.add_argument(
-        "--only", choices=["variants", "serving", "client", "watching", "load"], help="measure only one part"
+        "--only",
+        choices=["variants", "serving", "client", "watching", "capacity", "load"],
+        help="measure only one part",
     )
     arguments = parser.parse_args()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

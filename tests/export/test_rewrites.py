@@ -12,7 +12,7 @@ from alexnet_export import rewrites
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.graph import chain_from, copy, layers, read_model, to_bytes
 from alexnet_export.model import IMAGENET
-from alexnet_export.quantize import CPU, TENSORRT, quantize, quantize_weights
+from alexnet_export.quantize import CPU, CPU_WITHOUT_VNNI, TENSORRT, quantize, quantize_weights
 from alexnet_export.runners import onnx_runner, operators_that_run
 from alexnet_export.to_onnx import export_onnx
 
@@ -122,7 +122,7 @@ def test_the_integer_conv1_reads_pixels_and_gives_the_same_bits(model):
 
 
 def test_the_wide_conv1_gives_the_same_bits(model):
-    before = quantised(model)
+    before = quantised(model, CPU_WITHOUT_VNNI)  # whose sums no processor saturates: they do not depend on their order
     rewrites.pixels_into_conv1(before)
     after = copy(before)
     assert rewrites.widen_conv1(after)

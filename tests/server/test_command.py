@@ -15,7 +15,11 @@ TRITON = Triton(Path("/site/pytriton/tritonserver"), "0.7.0")
 
 def flags(**options) -> list[str]:
     return arguments(
-        ServerOptions(Path("/models"), **options), TRITON.binary, Path("/backends"), admin_key="s3cret", shm_prefix="mine_"
+        ServerOptions(Path("/models"), **options),
+        TRITON.binary,
+        Path("/backends"),
+        admin_key="s3cret",
+        shm_prefix="mine_",
     )
 
 

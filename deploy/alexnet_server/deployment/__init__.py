@@ -1,0 +1,1 @@
+"""Looks at what is to be deployed before a cluster does: manifests, images, compose file. For ``make deploy-check``."""
