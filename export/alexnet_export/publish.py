@@ -28,6 +28,7 @@ from alexnet_export.releases import (
     ROLLED_BACK,
     Release,
     highest_version,
+    pinned,
     releases,
     rolled_back,
 )
@@ -107,7 +108,7 @@ def roll_back(repository: Path, *, to: int | None = None, model: str = MODEL) ->
         What was withdrawn, and the version that a server started from now on takes.
 
     Raises:
-        UserError: there is no older version, or none of that number.
+        UserError: there is no older version, none of that number, or the configuration names one that would go.
     """
     directory = repository / model
     if not directory.is_dir():
@@ -122,6 +123,7 @@ def roll_back(repository: Path, *, to: int | None = None, model: str = MODEL) ->
         newer = [each for each in there if each.version > target.version]
         if not newer:
             raise UserError(f"{directory}: version {target.version} is the newest already")
+        _check_unpinned(repository, newer, model)
         for each in reversed(newer):  # newest first: a kill in between leaves an older one serving, never a gap
             each.directory.rename(directory / f"{ROLLED_BACK}{each.version}")
         flush(directory)
@@ -132,7 +134,7 @@ def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
     """Delete all but the newest ``keep`` versions, and all that were rolled back; give what was deleted.
 
     Raises:
-        UserError: ``keep`` is not positive, or the disk refuses.
+        UserError: ``keep`` is not positive, the configuration names one that would go, or the disk refuses.
     """
     if keep < 1:
         raise UserError(f"--keep must be positive, got {keep}; the newest version is what is served")
@@ -141,6 +143,7 @@ def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
         raise UserError(f"{directory}: no such model; name the model repository with --repository")
     with writing(directory), _locked(directory):
         doomed = [*rolled_back(repository, model), *releases(repository, model)[:-keep]]
+        _check_unpinned(repository, doomed, model)
         write_text(directory / HIGHEST, f"{highest_version(directory)}\n")
         for each in doomed:
             hidden = directory / f".publishing-{each.directory.name}"  # removed by the next who locks, if we are killed
@@ -148,6 +151,16 @@ def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
             shutil.rmtree(hidden)
         flush(directory)
     return doomed
+
+
+def _check_unpinned(repository: Path, leaving: Sequence[Release], model: str) -> None:
+    """A server that finds none of its pinned versions serves nothing."""
+    served = sorted(pinned(repository, model) & {each.version for each in leaving})
+    if served:
+        raise UserError(
+            f"{repository / model}: version {served[0]} is the one to be served, by its configuration's version_policy; put "
+            "another to service before: alexnet-server rollback, or rollout"
+        )
 
 
 def _configs(repository: Path, model: str, classes: int) -> dict[Path, str]:

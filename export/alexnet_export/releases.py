@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
+
 from alexnet_export.atomic import sha256_file
 from alexnet_export.errors import UserError
 
@@ -77,6 +80,18 @@ def releases(repository: Path, model: str = MODEL) -> list[Release]:
 def rolled_back(repository: Path, model: str = MODEL) -> list[Release]:
     """The versions that were rolled back and not pruned, oldest first."""
     return _numbered(repository / model, ROLLED_BACK)
+
+
+def pinned(repository: Path, model: str = MODEL) -> set[int]:
+    """The versions that a configuration names to be served, as ``alexnet-server rollout`` does; empty where the newest serve."""
+    found: set[int] = set()
+    for path in (repository / model).rglob("*.pbtxt"):
+        try:
+            config = text_format.Parse(path.read_text(), triton.ModelConfig())
+        except (OSError, text_format.ParseError):
+            continue  # `alexnet-export check` says what is wrong with it
+        found.update(config.version_policy.specific.versions)
+    return found
 
 
 def _numbered(directory: Path, prefix: str) -> list[Release]:

@@ -76,7 +76,9 @@ def docker(words):
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed (apt-get install)")
 def test_compose_knows_every_profile_and_service_that_is_named():
-    named = {word for line in COMMANDS if line.startswith("docker-compose") for word in re.findall(r"--profile (\w+)", line)}
+    named = {
+        word for line in COMMANDS if line.startswith("docker-compose") for word in re.findall(r"--profile (\w+)", line)
+    }
     for profile in named:
         listed = subprocess.run(
             ["docker-compose", "--file", "deploy/compose/compose.yml", "--profile", profile, "config", "--services"],

@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -316,3 +317,14 @@ def test_a_release_whose_files_are_not_its_manifests_is_found(repository, harm, 
     harm(release)
     with pytest.raises(UserError, match=says):
         check_files(release)
+
+
+def test_what_a_configuration_names_to_be_served_is_neither_withdrawn_nor_deleted(three):
+    config = three / "alexnet/config.pbtxt"
+    config.write_text(re.sub(r"latest \{\s+num_versions: 1\s+\}", "specific { versions: [2] }", config.read_text()))
+    with pytest.raises(UserError, match="version 2 is the one to be served"):
+        roll_back(three, to=1)
+    with pytest.raises(UserError, match="version 2 is the one to be served"):
+        prune(three, keep=1)
+    assert versions(releases(three)) == [1, 2, 3]
+    assert versions(roll_back(three)[0]) == [3]

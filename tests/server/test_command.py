@@ -104,3 +104,37 @@ def test_the_environment_holds_what_is_needed_and_nothing_of_the_callers_secrets
 def test_a_trace_endpoint_that_is_no_address_is_refused(endpoint):
     with pytest.raises(LaunchError, match="not the address of a collector"):
         ServerOptions(Path("/models"), trace_endpoint=endpoint)
+
+
+def test_mutual_tls_is_never_half_of_it():
+    given = flags(tls=Path("/certs"))
+    assert {each.partition("=")[0] for each in given if "ssl" in each or "cert" in each or "-key" in each} == {
+        "--grpc-use-ssl",
+        "--grpc-use-ssl-mutual",
+        "--grpc-server-cert",
+        "--grpc-server-key",
+        "--grpc-root-cert",
+    }
+    assert not [each for each in flags() if "ssl" in each]
+
+
+def test_model_control_is_explicit_only_where_rollouts_are_wanted():
+    given = arguments(
+        ServerOptions(Path("/models"), rollouts=True),
+        TRITON.binary,
+        Path("/backends"),
+        admin_key="s3cret",
+        shm_prefix="mine_",
+        models=["alexnet", "alexnet_decode"],
+        staging=Path("/run/staging"),
+    )
+    assert "--model-control-mode=explicit" in given
+    assert [each for each in given if each.startswith("--load-model")] == [
+        "--load-model=alexnet",
+        "--load-model=alexnet_decode",
+    ]
+    assert [each for each in given if each.startswith("--model-repository")] == [
+        "--model-repository=/models",
+        "--model-repository=/run/staging",
+    ]
+    assert any(each.startswith("--grpc-restricted-protocol=") and "model-repository" in each for each in given)

@@ -73,3 +73,9 @@ def test_prometheus_is_told_the_same(free_port):
                 lines = response.read().decode().splitlines()
             assert f"alexnet_server_ready {ready:.1f}" in lines
             assert "alexnet_server_restarts_total 3.0" in lines
+
+
+def test_it_says_when_certificates_expire():
+    told = Health({"roots": 4e9, "own": 3e9}).answer("/metrics")[2].decode()
+    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="roots"} 4e+09' in told
+    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="own"} 3e+09' in told
