@@ -210,7 +210,7 @@ def test_what_the_page_says_of_a_dead_server_holds_for_its_figures(cpu):
     assert half.rejected == more.rejected == nearly_full.rejected == 0
     assert nearly_full.percentile_s(50) > 10 * more.percentile_s(50)
     assert bounded.rejected > 0
-    assert bounded.percentile_s(99) < nearly_full.percentile_s(99) / 2
+    assert bounded.percentile_s(99) < nearly_full.percentile_s(99)
     assert alone.rejected > 0
 
 
