@@ -72,6 +72,13 @@ Rollouts = Annotated[
         "--rollouts", help="take new releases while serving, by `alexnet-server rollout`; what serves is pinned"
     ),
 ]
+Notice = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="once told to stop, serve so many seconds more while /ready says 503: a balancer that looks there sends nothing new",
+    ),
+]
 HangTimeout = Annotated[float, typer.Option(min=1, help="seconds a model may execute nothing while requests wait")]
 DEFAULT_CONFIGURATION = Path("deploy/prometheus")
 DEFAULT_DATA = Path("build/monitor")
@@ -105,6 +112,7 @@ def serve(
     trace_rate: TraceRate = 1,
     tls: TlsDirectory = None,
     rollouts: Rollouts = False,
+    notice: Notice = 0.0,
 ) -> None:
     """Serve until Ctrl-C, or while a command runs: alexnet-server serve -- COMMAND.
 
@@ -138,6 +146,7 @@ def serve(
             policy=RestartPolicy(limit=max_restarts),
             probe_every_s=probe_interval,
             hung_after_s=hang_timeout,
+            notice_s=notice,
             on_event=lambda event: _tell(event, options, quiet=bool(context.args)),
         )
         code = asyncio.run(supervisor.run(context.args))

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_client.admin import key_file
 from alexnet_client.errors import ClientError
 from alexnet_server.command import ServerOptions
 from alexnet_server.errors import LaunchError
 from alexnet_server.health import Health, serving
+from alexnet_server.keys import admin_key
 from alexnet_server.launcher import Companion, Server, check, check_command, start
 from alexnet_server.pulse import Pulse
 from alexnet_server.ready import version_unloaded, wait_until_serving
@@ -60,6 +58,7 @@ class Supervisor:
         start_timeout_s: how long the models may take to answer, seconds.
         policy: how often it is started again.
         probe_every_s: a model that nobody asks anything is sent a blank request so often, seconds; 0 for never.
+        notice_s: between saying on the health port that it will stop and stopping, for balancers that look there, seconds.
         hung_after_s: a model that has executed nothing for so long while requests waited counts as hung, seconds.
         on_event: told what happens.
     """
@@ -73,12 +72,13 @@ class Supervisor:
         policy: RestartPolicy | None = None,
         probe_every_s: float = 5.0,
         hung_after_s: float = 10.0,
+        notice_s: float = 0.0,
         on_event: Callable[[Serving | Restarting], None] = lambda event: None,
     ) -> None:
         self._options, self._log, self._start_timeout_s = options, log, start_timeout_s
         self._policy, self._probe_every_s, self._on_event = policy or RestartPolicy(), probe_every_s, on_event
         self._hung_after_s, self._health = hung_after_s, Health(options.expiries)
-        self._stop = asyncio.Event()
+        self._stop, self._at_once, self._notice_s = asyncio.Event(), asyncio.Event(), notice_s
         self._server: Server | None = None
         self._companion: Companion | None = None
         self._started = self._restarts = 0
@@ -114,6 +114,7 @@ class Supervisor:
 
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set() and number == signal.SIGINT and self._server is not None:
+            self._at_once.set()
             self._server.process.kill()  # a second Ctrl-C: no patience for the drain
         self._stop.set()
 
@@ -226,6 +227,9 @@ class Supervisor:
         """Let it finish what it has accepted, and give its exit code, or the companion's if that has ended."""
         assert self._server is not None
         self._health.say(state="stopping", reason="")
+        if self._stop.is_set() and self._notice_s:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._at_once.wait(), self._notice_s)
         code = None if self._companion is None else self._companion.end()
         give_up_s = time.monotonic() + self._options.exit_timeout_s + KILL_AFTER_S
         remind_s = 0.0
@@ -241,26 +245,3 @@ class Supervisor:
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
-
-
-@contextmanager
-def admin_key(target: str) -> Iterator[str]:
-    """A new key for administrative calls, in its file while the block runs.
-
-    Raises:
-        LaunchError: the file cannot be written.
-    """
-    path, key = key_file(target), secrets.token_urlsafe(32)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # left over from a launcher that was killed
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"{key}\n")
-    except OSError as error:
-        raise LaunchError(
-            f"{path}: the administration key cannot be written ({error.strerror}); set XDG_RUNTIME_DIR to another place"
-        ) from None
-    try:
-        yield key
-    finally:
-        path.unlink(missing_ok=True)

@@ -34,6 +34,8 @@ WORSE = 4.0
 """How many times as long as before the slowest of a hundred may take after recovery."""
 HICCUP_MS = 20.0
 """What waits for one of two shared processors may take so long by itself."""
+NOTICE = ("--notice", "2")
+"""HAProxy needs a second to see that a server will stop. Until then it sends it ever more, for refusals are quick."""
 CLOSED_S, CALLERS = 3.0, 24
 HAPROXY = shutil.which("haproxy")
 CONFIGURATION = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
@@ -99,7 +101,7 @@ class Place:
 
     def start(self, launch) -> None:
         ports = iter(self._ports)
-        self._entered = launch(self.repository, self._directory, lambda: next(ports), "--probe-interval", "1")
+        self._entered = launch(self.repository, self._directory, lambda: next(ports), "--probe-interval", "1", *NOTICE)
         self.server = self._entered.__enter__()
 
     def stop(self) -> None:

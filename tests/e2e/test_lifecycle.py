@@ -263,3 +263,15 @@ def test_without_a_terminal_every_line_is_json_and_tritons_keep_their_levels(che
     key = done.stdout.strip().splitlines()[-1]
     assert len(key) >= 40
     assert key not in done.stderr
+
+
+async def test_with_notice_it_says_that_it_will_stop_and_goes_on_serving_for_a_while(cheap_server):
+    image = np.zeros((1, 224, 224, 3), np.uint8)
+    with cheap_server("--notice", "2") as server:
+        async with Client(server.target) as client:
+            await client.infer(image)
+            server.process.send_signal(signal.SIGTERM)
+            await wait_for(lambda: server.health()[1]["state"] == "stopping", "it says so")
+            assert server.health()[0] == 503
+            await client.infer(image)
+        assert server.process.wait(30) == 0

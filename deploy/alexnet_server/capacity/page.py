@@ -26,9 +26,9 @@ TEXT = """\
 # Capacity on paper
 
 How many servers, client processes, bytes and how much money 1,000, 100,000 and 10 million images a second take, from costs
-that were measured on single machines of two cores: those of the bench without AVX512-VNNI, those of README with it, where an
-image takes a third less. It is arithmetic, and no fleet of this size was ever run. The GPU's figures are **a calculated bound:
-no GPU was measured**. Two significant digits are more than the inputs deserve.
+that were measured on single machines of two cores: those of the bench without AVX512-VNNI, those of README with it, which
+makes int8 faster. It is arithmetic, and no fleet of this size was ever run. The GPU's figures are **a calculated bound: no GPU
+was measured**. Two significant digits are more than the inputs deserve.
 
 ## In short
 {summary}
