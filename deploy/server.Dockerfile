@@ -4,7 +4,7 @@
 #   docker build --file deploy/server.Dockerfile --tag alexnet-server .
 #   docker build --file deploy/server.Dockerfile --build-arg MODEL=baked --tag alexnet-model .
 #
-# The second one has the model repository inside (REPOSITORY names another directory), and fails if a file of a release is not
+# The second one has the model repository inside (REPOSITORY=build/mine takes another one), and fails if a file of a release is not
 # what was published. To take another release of NVIDIA's, give its tag and digest:
 #   --build-arg TRITON_IMAGE=nvcr.io/nvidia/tritonserver:YY.MM-py3@sha256:...
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.06-py3@sha256:a40838bb4587d2aceb46b1e7fd144afb24c9016c219dd3eba31716e4e28dbfc7
@@ -15,8 +15,9 @@ COPY constraints.txt /build/
 COPY client /build/client
 COPY deploy/pyproject.toml /build/deploy/
 COPY deploy/alexnet_server /build/deploy/alexnet_server
-# Into the system's Python: it is the one that Triton's Python backend embeds. Without the wheel, whose Triton is not wanted here.
-RUN python3 -m pip install --no-cache-dir --break-system-packages --constraint /build/constraints.txt \
+# Into the system's Python: it is the one that Triton's Python backend embeds. --ignore-installed: what Debian installed has no
+# list of its files, so pip could not replace it. Without the wheel, whose Triton is not wanted here.
+RUN python3 -m pip install --no-cache-dir --break-system-packages --ignore-installed --constraint /build/constraints.txt \
         "/build/client[tls]" jinja2 numpy psutil pyyaml && \
     python3 -m pip install --no-cache-dir --break-system-packages --no-deps /build/deploy && \
     mkdir -p /opt/tritonserver/backends/image_decoder /models /var/cache/alexnet-serving/tensorrt && \
@@ -29,7 +30,7 @@ ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8001 8002
 ENTRYPOINT ["alexnet-server"]
 CMD ["exec", "--repository", "/models", "--address", "0.0.0.0"]
-HEALTHCHECK --interval=30s --timeout=10s --start-period=120s CMD ["alexnet-server", "probe"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=120s CMD ["alexnet-server", "probe", "--model", "alexnet", "--model", "alexnet_encoded"]
 
 FROM server AS mounted
 

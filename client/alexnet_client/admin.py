@@ -1,7 +1,7 @@
 """The key for a local server's administrative calls (shared memory, statistics), in a file only its owner can read.
 
-The launcher makes a new key at each start. Anybody who can list this machine's processes can see it in Triton's
-arguments: 2.51 takes it from nowhere else.
+The launcher makes a new key at each start. Triton 2.51 takes it from its arguments alone: until it serves, anybody who can
+list this machine's processes can see it there; then the launcher overwrites it.
 """
 
 from __future__ import annotations

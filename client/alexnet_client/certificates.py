@@ -35,9 +35,11 @@ def dns_names(certificate: Path) -> list[str]:
     """Whom the certificate of a server names, in its order; empty if it names nobody, or without ``cryptography``."""
     try:
         from cryptography import x509
-
+    except ImportError:
+        return []
+    try:
         read = x509.load_pem_x509_certificate(certificate.read_bytes())
         names = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ImportError, OSError, ValueError, LookupError, x509.ExtensionNotFound):
+    except (OSError, ValueError, x509.ExtensionNotFound):
         return []
     return list(names.get_values_for_type(x509.DNSName))

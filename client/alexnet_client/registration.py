@@ -28,8 +28,8 @@ def check_local(address: str) -> str:
         local = False
     if not local:
         raise BadInput(
-            f"{address}: shared memory works with servers on this machine, each by its loopback address (127.0.0.1:8001); "
-            "connect to others without shared_memory"
+            f"{address}: shared memory and administration work with servers on this machine, each by its loopback address "
+            "(127.0.0.1:8001); connect to others without"
         )
     return f"{host}:{port}"
 

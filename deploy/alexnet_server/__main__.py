@@ -22,7 +22,8 @@ from alexnet_server.checks import check_all
 from alexnet_server.command import VULNERABILITIES, ServerOptions
 from alexnet_server.container import deliver, exec_, probe
 from alexnet_server.errors import LaunchError
-from alexnet_server.rollout.commands import rollback, rollout
+from alexnet_server.rollout.commands import rollback, rollout, unpin
+from alexnet_server.rollout.pins import behind
 from alexnet_server.supervisor import Restarting, Serving, Supervisor
 from alexnet_server.terminal import (
     DEFAULT_REPOSITORY,
@@ -43,6 +44,7 @@ app.command()(deliver)
 app.command()(probe)
 app.command()(rollout)
 app.command()(rollback)
+app.command()(unpin)
 
 Address = Annotated[str, typer.Option(help="address to listen on; loopback only")]
 AcceptVulnerabilities = Annotated[
@@ -69,7 +71,9 @@ TraceRate = Annotated[int, typer.Option(min=1, help="trace one request in so man
 Rollouts = Annotated[
     bool,
     typer.Option(
-        "--rollouts", help="take new releases while serving, by `alexnet-server rollout`; what serves is pinned"
+        "--rollouts",
+        help="take new releases while serving, by `alexnet-server rollout`; what serves is pinned. Where you trust the other users "
+        "of this machine: while Triton starts, they can read the key for it in the process list",
     ),
 ]
 Notice = Annotated[
@@ -139,6 +143,8 @@ def serve(
             log.warning("WARNING: %s; whoever reaches %s may use them", VULNERABILITIES, address)
         if context.args:
             log.info("Starting Triton on %s to run %s", options.target, context.args[0])
+        for each in () if rollouts else behind(repository):
+            log.warning("%s", each)
         supervisor = Supervisor(
             options,
             log=log_file,

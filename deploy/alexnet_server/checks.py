@@ -24,6 +24,8 @@ from alexnet_server.manifest import has_integer_flags, needs_integer_flags, vers
 from alexnet_server.wheel import find_triton, python_version, shared_libpython
 
 MINIMUM_GLIBC = (2, 35)
+UNFIT = r"[^\w./+@%,:=-]"
+"""Not in the path of a model of a Python-based backend: Triton 2.51 hands that through a shell."""
 SHARED_MEMORY_MOUNT = Path("/dev/shm")  # noqa: S108  where glibc keeps shared memory
 
 
@@ -133,7 +135,7 @@ def check_repository(repository: Path) -> Check:
     """Every model needs a configuration and a version; a model repository without models is of no use."""
     if not repository.is_dir():
         return Check("model repository", f"{repository}: missing", "name the model repository with --repository")
-    if re.search(r"[^\w./+@%,:=-]", str(repository.resolve())):
+    if re.search(UNFIT, str(repository.resolve())):
         return Check(
             "model repository",
             f"{repository.resolve()}: spaces or other special characters in its path",
@@ -195,11 +197,12 @@ def check_certificates(directory: Path, expiries: Mapping[str, float]) -> Check:
     if paths[-1].stat().st_mode & stat.S_IROTH:
         return Check(name, f"{paths[-1]}: every user of this machine can read it", remedy)
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_verify_locations(paths[0])
-        context.load_cert_chain(certfile=paths[1], keyfile=paths[2])
+        context, reading = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), paths[0]
+        context.load_verify_locations(reading)
+        reading = paths[1]
+        context.load_cert_chain(certfile=reading, keyfile=paths[2])
     except ssl.SSLError as error:
-        return Check(name, f"{directory}: {error.reason or error}", remedy)
+        return Check(name, f"{reading}: {error.reason or error}", remedy)
     first = min(expiries.values(), default=math.inf)
     if first < time.time():
         return Check(

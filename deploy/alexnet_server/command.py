@@ -86,6 +86,10 @@ class ServerOptions:
             raise LaunchError(f"--address {self.address}: not an IPv4 address such as 127.0.0.1") from None
         if len(set(self.ports.values())) < len(self.ports):
             raise LaunchError(f"each purpose needs a port of its own, got {self.ports}")
+        if not loopback and self.rollouts:
+            raise LaunchError(
+                f"--address {self.address} with --rollouts: who may load models may run programs; that is for loopback only"
+            )
         if not loopback and not self.accept_vulnerabilities:
             raise LaunchError(
                 f"--address {self.address}: {VULNERABILITIES} and is fit for loopback only; serve a network with NVIDIA's "

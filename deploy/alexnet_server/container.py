@@ -31,7 +31,7 @@ from alexnet_server.checks import (
 )
 from alexnet_server.command import ServerOptions, arguments, environment
 from alexnet_server.errors import LaunchError
-from alexnet_server.manifest import published, wrong_version
+from alexnet_server.manifest import published, versions, wrong_version
 from alexnet_server.ready import probe as ask
 from alexnet_server.terminal import ConfigName, GrpcPort, MetricsPort, TlsDirectory, console, fail
 from alexnet_server.wheel import assemble_backends, cache_directory, find_triton, shared_libpython
@@ -39,6 +39,8 @@ from alexnet_server.wheel import assemble_backends, cache_directory, find_triton
 INSTALLED = Path("/opt/tritonserver")
 FIXED_RELEASE = (26, 6)
 """NVIDIA's first release without vulnerabilities known in August 2026."""
+DELIVERED, INCOMING = ".delivered", ".incoming"
+"""In a destination: what is here came from here; what is not verified yet."""
 DANGEROUS = frozenset({"AIP_MODE", "TRITONSERVER_DELAY_SCHEDULER", "TRITON_BATCH_STRATEGY_PATH"})
 """Variables that open another endpoint, hold the batcher up, or load code."""
 
@@ -156,21 +158,36 @@ def _become_triton(options: ServerOptions) -> Never:
 
 
 def _delivered(source: Path, destination: Path) -> list[str]:
+    """May be done again: a container's runtime does so when a node comes back, or when it was killed half-way."""
     if not source.is_dir():
         raise LaunchError(f"{source}: no such model repository")
+    marker, incoming = destination / DELIVERED, destination / INCOMING
     try:
-        if destination.is_dir() and any(destination.iterdir()):
+        destination.mkdir(parents=True, exist_ok=True)
+        there = [path for path in destination.iterdir() if path not in (marker, incoming)]
+        if there and not marker.exists():
             raise LaunchError(f"{destination}: is not empty; deliver into an empty directory")
-        shutil.copytree(source, destination, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        marker.touch()
+        for path in (incoming, *there):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(source, incoming, ignore=shutil.ignore_patterns(".*"))
+        found = _verified(incoming)
+        for path in incoming.iterdir():
+            path.rename(destination / path.name)
+        incoming.rmdir()
     except OSError as error:
         raise LaunchError(f"{error.filename or destination}: {(error.strerror or str(error)).lower()}") from None
+    return found
+
+
+def _verified(repository: Path) -> list[str]:
+    """A line for each version; a model that this project published has no versions but published ones."""
     found = []
-    for model in models(destination):
-        for version in published(model):
+    for model in models(repository):
+        for version in versions(model) if published(model) else ():
             if wrong := wrong_version(version):
-                shutil.rmtree(version)  # what is not what was published must not be served by whoever looks away
                 raise LaunchError(f"{wrong}; deliver a repository that `alexnet-server doctor` finds right")
             found.append(f"{model.name} version {version.name}: every file is what was published")
     if not found:
-        raise LaunchError(f"{source}: no published release in it; `make export` publishes one")
+        raise LaunchError("no published release in it; `make export` publishes one")
     return found

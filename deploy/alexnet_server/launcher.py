@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Server:
     ) -> None:
         self.process, self.options, self.log, self._shm_prefix = process, options, log, shm_prefix
         self._backends: dict[int, Backend] = {}
+        self._instances: dict[tuple[str, str], int] = {}
 
     @property
     def models(self) -> list[str]:
@@ -68,7 +70,7 @@ class Server:
 
     def note_backends(self) -> None:
         """Remember the backend processes of the repository's models, to find out later which have gone."""
-        known = self.models
+        known, before = self.models, set(self._backends)
         with suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
@@ -76,14 +78,37 @@ class Server:
                     if STUB in command[0] and len(command) > 1 and Path(command[1]).parent.parent.name in known:
                         version = Path(command[1]).parent
                         self._backends[child.pid] = Backend(child.pid, version.parent.name, version.name)
+        found = Counter((each.model, each.version) for pid, each in self._backends.items() if pid not in before)
+        for key, count in found.items():
+            self._instances.setdefault(key, count)
+
+    def replaced(self, lost: Backend) -> bool:
+        """Whether as many processes of its version run as ever did: the version was loaded again, and this one ended."""
+        same = [each for each in self._backends.values() if (each.model, each.version) == (lost.model, lost.version)]
+        gone = {each.pid for each in self.lost_backends()}
+        return sum(each.pid not in gone for each in same) >= self._instances[lost.model, lost.version]
 
     def lost_backends(self) -> list[Backend]:
         """Those that were noted and have gone."""
         return [each for pid, each in self._backends.items() if not _runs(pid)]
 
     def forget(self, backend: Backend) -> None:
-        """It has gone because its version was unloaded."""
+        """It has gone because its version was unloaded, or loaded again."""
         del self._backends[backend.pid]
+
+    def hide_key(self, key: str) -> None:
+        """Take the administration key out of the arguments that every user of this machine can list.
+
+        Triton has read them by the time it serves. Where the kernel lets nobody write to another process, it stays there.
+        """
+        with suppress(OSError, ValueError):
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+            begin, end = int(fields[45]), int(fields[46])  # arg_start and arg_end of proc(5), counted from field 3
+            with Path(f"/proc/{self.process.pid}/mem").open("r+b", buffering=0) as memory:
+                memory.seek(begin)
+                place = begin + memory.read(end - begin).index(key.encode())
+                memory.seek(place)
+                memory.write(b"x" * len(key))
 
     def close_shared_memory(self) -> None:
         """Take away what Triton gives everybody: it makes the images' shared memory readable for all users."""

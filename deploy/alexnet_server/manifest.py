@@ -58,6 +58,16 @@ def is_ensemble(model: Path) -> bool:
     return bool(_read_config(model / "config.pbtxt").platform == "ensemble")
 
 
+def ensembles_of(model: Path) -> list[str]:
+    """Names of the ensembles in its repository that a model is a step of."""
+    found = []
+    for config in sorted(model.parent.glob("*/config.pbtxt")):
+        steps = _read_config(config).ensemble_scheduling.step
+        if any(step.model_name == model.name for step in steps):
+            found.append(config.parent.name)
+    return found
+
+
 def served(model: Path, config: Path) -> list[Path]:
     """The version directories that Triton would load by the configuration's version policy."""
     policy = _read_config(config).version_policy

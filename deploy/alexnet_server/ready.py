@@ -59,13 +59,13 @@ async def wait_until_serving(
         await transport.close()
 
 
-async def version_unloaded(target: str, connection: Connection, model: str, version: str) -> bool:
-    """Whether Triton says that it does not serve that version; no, if it says nothing."""
+async def version_unloaded(target: str, connection: Connection, model: str, version: str) -> bool | None:
+    """Whether Triton says that it does not serve that version; None if it says nothing."""
     transport = Transport(target, connection)
     try:
         return not await transport.model_ready(model, Deadline.after(ASK_S), version=version)
     except ClientError:
-        return False
+        return None
     finally:
         await transport.close()
 

@@ -15,7 +15,7 @@ from alexnet_server.command import ServerOptions
 from alexnet_server.errors import LaunchError
 from alexnet_server.health import Health, serving
 from alexnet_server.keys import admin_key
-from alexnet_server.launcher import Companion, Server, check, check_command, start
+from alexnet_server.launcher import Backend, Companion, Server, check, check_command, start
 from alexnet_server.pulse import Pulse
 from alexnet_server.ready import version_unloaded, wait_until_serving
 from alexnet_server.rollout.candidate import taking_releases
@@ -25,6 +25,8 @@ LOOK_EVERY_S = 0.2
 TIGHTEN_EVERY_S = 0.02
 NOTE_EVERY_S = 1.0
 """A version that was loaded while Triton serves has a backend process of its own, seconds."""
+SILENT_S = 5.0
+"""A Triton that does not say for so long whether a version was unloaded has lost its process, seconds."""
 REMIND_AFTER_S = 5
 KILL_AFTER_S = 10
 """How much longer than its own exit timeout a stopping server may take before it is killed, seconds."""
@@ -82,7 +84,7 @@ class Supervisor:
         self._server: Server | None = None
         self._companion: Companion | None = None
         self._started = self._restarts = 0
-        self._note_s = 0.0
+        self._note_s, self._missed = 0.0, dict[Backend, float]()
 
     async def run(self, command: Sequence[str] = ()) -> int:
         """Serve until a signal comes, or while ``command`` runs; give Triton's exit code, or the command's.
@@ -164,6 +166,7 @@ class Supervisor:
         if not alive:
             raise LaunchError(f"Triton ended while starting, exit code {server.exit_code}{server.last_words()}")
         server.note_backends()
+        server.hide_key(key)
         server.close_shared_memory()
         self._health.say(state="ready", reason="", models=tuple(server.models))
         self._on_event(Serving(tuple(server.models), time.monotonic() - began_s, self._started - 1))
@@ -197,17 +200,23 @@ class Supervisor:
             gathering.cancel()
 
     async def _lost(self, server: Server) -> list[str]:
-        """Backend processes that have gone though nobody unloaded their version."""
+        """Backend processes that have gone though nobody unloaded their version, or loaded it again."""
         gone = server.lost_backends()
         if not self._options.rollouts:
             return [str(each) for each in gone]
-        for each in gone:
-            if await version_unloaded(self._options.target, self._options.connection, each.model, each.version):
-                server.forget(each)
-        if time.monotonic() >= self._note_s:
+        now_s = time.monotonic()
+        if gone or now_s >= self._note_s:
             server.note_backends()
-            self._note_s = time.monotonic() + NOTE_EVERY_S
-        return [str(each) for each in server.lost_backends()]
+            self._note_s = now_s + NOTE_EVERY_S
+        self._missed = {each: self._missed.get(each, now_s) for each in gone}
+        lost = []
+        for each, since_s in self._missed.items():
+            unloaded = await version_unloaded(self._options.target, self._options.connection, each.model, each.version)
+            if unloaded or server.replaced(each):
+                server.forget(each)
+            elif unloaded is not None or now_s - since_s > SILENT_S:
+                lost.append(str(each))
+        return lost
 
     async def _prepare_restart(self, fault: str, words: str, served_s: float) -> None:
         assert self._server is not None

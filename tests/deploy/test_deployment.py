@@ -183,20 +183,30 @@ def test_placeholders_of_images_are_a_note_and_before_an_apply_a_mistake(overlay
     checks = list(objects(list(overlays.values()), around))
     assert found(checks) == []
     notes = [note for check in checks for note in check.notes]
-    assert notes == ["images of cpu, gpu, gpu-keda, kserve are placeholders: put in yours before you apply"]
+    assert notes == ["images of cpu, gpu, gpu-keda, gpu-mtls, kserve are placeholders: put in yours before you apply"]
     strict = Surroundings(around.adapter, around.known, release=True)
     said = found(objects([overlays["gpu"]], strict))
     assert len(said) == 2
     assert all("has the placeholder's digest; put in that of the image you pushed" in each for each in said)
 
 
+def test_with_mutual_tls_every_probe_shows_a_certificate_and_the_kubelets_own_which_cannot_is_not_used(overlays):
+    (deployment,) = overlays["gpu-mtls"].of_kind("Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert "--tls=/tls" in container["args"]
+    assert {"name": "tls", "mountPath": "/tls", "readOnly": True} in container["volumeMounts"]
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert set(container[name]) & {"grpc", "exec", "tcpSocket", "httpGet"} == {"exec"}
+        assert "--tls=/tls" in container[name]["exec"]["command"]
+
+
 def test_an_overlay_that_does_not_render_is_named_and_the_others_are_looked_at(tmp_path):
     shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
-    (tmp_path / "kubernetes/overlays/gpu/kustomization.yaml").write_text("bases: [../nowhere]\n")
+    (tmp_path / "kubernetes/overlays/cpu/kustomization.yaml").write_text("bases: [../nowhere]\n")
     rendered, findings = render(tmp_path / "kubernetes")
-    assert "gpu" not in {overlay.name for overlay in rendered}
+    assert "cpu" not in {overlay.name for overlay in rendered}
     assert len(findings) == 1
-    assert re.search("overlays/gpu: does not render: .*nowhere", str(findings[0]))
+    assert re.search("overlays/cpu: does not render: .*nowhere", str(findings[0]))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +252,7 @@ def test_what_is_committed_passes():
     assert done.returncode == 0, done.stdout + done.stderr
     assert "mistake" not in done.stdout
     assert done.stdout.count("nothing wrong") >= 18
-    assert "Note: images of cpu, gpu, gpu-keda, kserve are placeholders" in done.stdout
+    assert "Note: images of cpu, gpu, gpu-keda, gpu-mtls, kserve are placeholders" in done.stdout
 
 
 def test_mistakes_in_files_are_told_with_what_where_and_remedy(tmp_path):

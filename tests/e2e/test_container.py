@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -40,7 +41,8 @@ class Contained:
     target: str
 
     def probe(self):
-        return run("probe", "--target", self.target, "--timeout", "3")
+        models = ("--model", "alexnet", "--model", "alexnet_encoded")
+        return run("probe", *models, "--target", self.target, "--timeout", "5")
 
 
 @contextmanager
@@ -60,6 +62,9 @@ def contained(repository, free_port):
             for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ():
                 child.kill()
             process.kill()
+            process.wait(10)
+            for left_over in Path("/dev/shm").glob(f"alexnet_{process.pid}_*"):
+                left_over.unlink()
 
 
 def test_it_becomes_triton_answers_and_its_end_is_orderly(cheap, free_port):
@@ -74,10 +79,11 @@ def test_it_becomes_triton_answers_and_its_end_is_orderly(cheap, free_port):
         assert "no server answers there" in said
 
 
-def test_the_probe_finds_a_dead_backend_behind_an_open_port(cheap, free_port):
+@pytest.mark.parametrize("model", ["alexnet", "alexnet_decode"])
+def test_the_probe_finds_a_dead_backend_behind_an_open_port(cheap, free_port, model):
     with contained(cheap.repository, free_port) as server:
         for child in psutil.Process(server.process.pid).children(recursive=True):
-            if "triton_python_backend_stub" in child.name() and "/alexnet/" in child.cmdline()[1]:
+            if "triton_python_backend_stub" in child.name() and f"/{model}/" in child.cmdline()[1]:
                 child.kill()
         assert server.probe()[0] == 1
 
@@ -114,7 +120,7 @@ def test_a_repository_is_delivered_whole(cheap, tmp_path):
     code, said = run("deliver", cheap.repository, tmp_path / "models")
     assert code == 0
     assert "alexnet version 1: every file is what was published" in said
-    delivered = {path.relative_to(tmp_path / "models") for path in (tmp_path / "models").rglob("*")}
+    delivered = {path.relative_to(tmp_path / "models") for path in (tmp_path / "models").rglob("[!.]*")}
     there = {path.relative_to(cheap.repository) for path in cheap.repository.rglob("*")}
     assert delivered == {path for path in there if not any(part.startswith(".") for part in path.parts)}
 
@@ -124,7 +130,25 @@ def test_a_damaged_release_is_not_delivered(copied, tmp_path):
     code, said = run("deliver", copied, tmp_path / "models")
     assert code == 1
     assert "is not the file that was published" in said
-    assert not (tmp_path / "models/alexnet/1").exists()
+    assert not (tmp_path / "models/alexnet").exists()
+
+
+def test_a_version_that_nobody_published_is_not_delivered_beside_one_that_was(copied, tmp_path):
+    (copied / "alexnet/2").mkdir()
+    shutil.copy(copied / "alexnet/1/model.onnx", copied / "alexnet/2")
+    code, said = run("deliver", copied, tmp_path / "models")
+    assert code == 1
+    assert "alexnet/2/manifest.json is missing" in said
+
+
+def test_it_may_be_delivered_again_as_after_a_crash_half_way(cheap, tmp_path):
+    destination = tmp_path / "models"
+    assert run("deliver", cheap.repository, destination)[0] == 0
+    (destination / ".incoming").mkdir()
+    (destination / "alexnet/1/model.onnx").unlink()
+    assert run("deliver", cheap.repository, destination)[0] == 0
+    assert (destination / "alexnet/1/model.onnx").exists()
+    assert not (destination / ".incoming").exists()
 
 
 def test_what_cannot_be_delivered_is_told(copied, tmp_path):

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
+from typer.testing import CliRunner
 
-from alexnet_client import Client
+from alexnet_client import Client, RetryOptions
 from alexnet_export.publish import publish
+from alexnet_server.__main__ import app
+from alexnet_server.rollout.pins import pin
 
 MODEL = "alexnet"
+IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
+PHOTO = Path(__file__).parents[1] / "golden/photo.jpg"
 
 
 @dataclass
@@ -70,23 +75,29 @@ class Asked:
 
 @asynccontextmanager
 async def asking(target: str):
-    """Four callers who never wait for long, and whose client never asks twice."""
-    asked, ended = Asked(), asyncio.Event()
-    image = np.zeros((1, 224, 224, 3), np.uint8)
-    async with Client(target, timeout_s=10) as client:
+    """Callers of pixels and of files, whose clients never ask twice: a request that is lost is seen."""
+    asked, ended, once = Asked(), asyncio.Event(), RetryOptions(max_attempts=1)
+    photo = np.array([[PHOTO.read_bytes()]], object)
+    async with (
+        Client(target, timeout_s=10, retries=once) as pixels,
+        Client(target, model="alexnet_encoded", timeout_s=10, retries=once) as files,
+    ):
 
-        async def ask() -> None:
+        async def ask(client: Client, image: np.ndarray) -> None:
             while not ended.is_set():
                 try:
-                    asked.versions.append(int((await client.infer(image)).model_version))
+                    answer = await client.infer(image)
                 except Exception as error:  # noqa: BLE001  any would be too many
                     asked.failed.append(error)
+                    continue
+                if client is pixels:  # an ensemble has a version of its own
+                    asked.versions.append(int(answer.model_version))
 
-        callers = [asyncio.create_task(ask()) for _ in range(4)]
+        callers = [asyncio.create_task(ask(client, image)) for client, image in ((pixels, IMAGE), (files, photo)) * 2]
         try:
             yield asked
         finally:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(3)  # what the launcher takes for a lost backend process, it takes so within a second
             ended.set()
             await asyncio.gather(*callers)
 
@@ -120,7 +131,7 @@ async def test_a_release_is_rolled_out_and_back_under_load_without_a_lost_reques
         server.triton().send_signal(signal.SIGKILL)
         await asyncio.to_thread(restarted, server)
         async with Client(server.target) as client:
-            assert (await client.infer(np.zeros((1, 224, 224, 3), np.uint8))).model_version == "2"
+            assert (await client.infer(IMAGE)).model_version == "2"
 
         async with asking(server.target) as asked:
             code, said, done = await command("rollback", server, shop)
@@ -151,6 +162,7 @@ async def test_a_release_that_answers_otherwise_or_was_altered_is_not_put_to_ser
         assert asked.failed == []
         assert set(asked.versions) == {1}
         assert shop.configs() == before
+        assert server.health()[1]["restarts"] == 0
 
 
 async def test_a_release_that_cannot_be_loaded_leaves_the_old_one_serving_and_the_configuration_as_it_was(
@@ -169,6 +181,33 @@ async def test_a_release_that_cannot_be_loaded_leaves_the_old_one_serving_and_th
         assert asked.failed == []
         assert set(asked.versions) == {1}
         assert shop.configs() == before
+        assert server.health()[1]["restarts"] == 0  # version 1 was loaded again, so its first process ended
+
+
+async def test_a_rollout_that_is_broken_off_leaves_server_and_configuration_agreeing(own_server, shop):
+    with own_server("--rollouts", repository=shop.repository) as server:
+        shop.publish(lambda weights: weights * np.float32(1.01))
+        before = shop.configs()
+        line = ("rollout", "--repository", shop.repository, "--target", server.target, "--images", shop.images)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "alexnet_server", *map(str, (*line, "--requests", "100000")),
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            while b"is loaded beside" not in await process.stdout.readline():
+                assert process.returncode is None
+            again, said, _ = await command("rollback", server, shop)
+            assert again == 1
+            assert "another rollout or rollback is under way" in said
+            process.send_signal(number)
+            _, err = await process.communicate()
+            assert process.returncode == (1 if number == signal.SIGTERM else -signal.SIGKILL)
+            assert b"Traceback" not in err
+            assert shop.configs() == before
+        code, said, done = await command("rollout", server, shop, "--images", str(shop.images), "--slower", "50")
+        assert code == 0, said
+        assert done["serves"] == 2
+        assert server.health()[1]["restarts"] == 0
 
 
 async def test_mistakes_are_told_with_what_to_do(own_server, shop):
@@ -177,9 +216,31 @@ async def test_mistakes_are_told_with_what_to_do(own_server, shop):
         code, said, _ = await command("rollout", server, shop, "--images", str(shop.images))
         assert code == 1
         assert "alexnet-server serve --rollouts" in said
+        for name, more in (("rollout", ["--without-comparison"]), ("rollback", [])):
+            code, said, _ = await command(name, server, shop, *more)
+            assert code == 1
+            assert "alexnet-server serve --rollouts" in said
         code, said, _ = await command("rollout", server, shop)
         assert code == 1
         assert "--images" in said
+    with own_server("--rollouts", repository=shop.repository) as server:
         code, said, _ = await command("rollout", server, shop, "--to", "9", "--without-comparison")
         assert code == 1
         assert "has no version 9, only 1, 2" in said
+        code, said, _ = await command("rollback", server, replace(shop, repository=shop.images))
+        assert code == 1
+        assert "no published release is there" in said
+
+
+def test_a_pin_is_told_and_taken_away_again(shop, free_port):
+    shop.publish(lambda weights: weights)
+    pin(shop.repository / MODEL, 1)
+    model = ("--repository", shop.repository)
+    ports = ("--grpc-port", free_port(), "--metrics-port", free_port(), "--health-port", 0)
+    line = (sys.executable, "-m", "alexnet_server", "serve", *model, *ports, "--", "true")
+    served = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=60, check=True)
+    assert "version 1 is pinned, version 2 is the newest" in served.stderr
+    done = CliRunner().invoke(app, ["unpin", *map(str, model)])
+    assert done.exit_code == 0
+    assert "serves version 2, the newest" in done.stdout
+    assert "specific" not in shop.configs()

@@ -124,7 +124,7 @@ def test_the_command_lines_speak_it_too(secured, ours, tmp_path):
         (lambda directory, other: (directory / "tls.key").unlink(), "tls.key: no such file"),
         (lambda directory, other: (directory / "tls.key").chmod(0o644), "every user of this machine can read it"),
         (lambda directory, other: (directory / "tls.key").write_bytes((other / "tls.key").read_bytes()), "MISMATCH"),
-        (lambda directory, other: (directory / "ca.crt").write_text("no certificate"), "ca.crt"),
+        (lambda directory, other: (directory / "ca.crt").write_text("no certificate"), "ca.crt: NO_CERTIFICATE"),
     ],
     ids=["missing", "open", "of another", "damaged"],
 )

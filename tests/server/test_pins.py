@@ -69,9 +69,19 @@ def test_all_configurations_of_a_model_are_pinned_and_nothing_is_left_beside_the
     assert {path.name for path in model.rglob("*")} == {"config.pbtxt", "configs", "gpu.pbtxt"}
 
 
-def test_several_versions_are_no_pin(model):
-    (model / "config.pbtxt").write_text(with_pin(LATEST, 5).replace("[5]", "[5, 6]"))
-    assert pinned(model / "config.pbtxt") is None
+@pytest.mark.parametrize(
+    "policy", ["specific { versions: [5, 6] }", "all { }", "latest { num_versions: 2 }"], ids=["named", "all", "latest"]
+)
+def test_a_model_of_which_several_versions_serve_is_left_alone(model, policy):
+    (model / "config.pbtxt").write_text(f'name: "alexnet" version_policy {{ {policy} }}')
+    with pytest.raises(LaunchError, match="serves several versions"):
+        pinned(model / "config.pbtxt")
+
+
+def test_the_newest_serves_again_once_the_pin_is_taken_away(model):
+    pin(model, 5)
+    pin(model, None)
+    assert [each.read_text() for each in configurations(model)] == [LATEST, LATEST]
 
 
 def test_if_one_configuration_is_damaged_none_is_changed(model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from alexnet_client.certificates import dns_names
 from alexnet_client.connection import Connection
 from alexnet_client.errors import ClientError
 from alexnet_server.errors import LaunchError
+from alexnet_server.manifest import published
+from alexnet_server.rollout.pins import pin
 from alexnet_server.rollout.steps import Rollout, roll_back, roll_out
 from alexnet_server.terminal import DEFAULT_REPOSITORY, Repository, console, fail
 
@@ -78,6 +81,17 @@ def rollback(
     _carry_out(run, as_json=as_json)
 
 
+def unpin(repository: Repository = DEFAULT_REPOSITORY, model: Model = "alexnet") -> None:
+    """Have the newest release serve again whenever a server starts: the opposite of what --rollouts did."""
+    try:
+        if not published(repository / model):
+            raise LaunchError(f"{repository / model}: no published release is there")
+        pin(repository / model, None)
+    except LaunchError as error:
+        fail(error)
+    console.print(f"{model}: a server that starts serves version {published(repository / model)[-1].name}, the newest")
+
+
 def _connection(tls: Path | None) -> Connection:
     return Connection.secured(tls, next(iter(dns_names(tls / "tls.crt")), "") if tls else "")
 
@@ -87,10 +101,16 @@ def _carry_out(run: Callable[[Callable[[str], None]], Coroutine[Any, Any, dict[s
         if not as_json:
             console.print(text, soft_wrap=True)
 
+    async def until_told() -> dict[str, Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await run(tell)
+
     try:
-        done = asyncio.run(run(tell))
+        done = asyncio.run(until_told())
     except (ClientError, LaunchError) as error:
         fail(error)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        fail(LaunchError("broken off; what served before serves"))
     print(json.dumps(done))

@@ -16,26 +16,45 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from alexnet_server.errors import LaunchError
+from alexnet_server.manifest import published, served
 
 _BLOCK = re.compile(r"^version_policy\s*:?\s*\{(?:[^{}]|\{[^{}]*\})*\}[ \t]*\n?", re.MULTILINE)
+_LATEST = "version_policy {\n  latest {\n    num_versions: 1\n  }\n}\n"
 _PINNED = "version_policy {{\n  specific {{\n    versions: [{version}]\n  }}\n}}\n"
 
 
 def pinned(config: Path) -> int | None:
-    """The one version that a configuration serves by name; None if it takes the newest, or several.
+    """The one version that a configuration serves by name; None if it takes the newest.
 
     Raises:
-        LaunchError: it cannot be read.
+        LaunchError: it cannot be read, or serves several versions.
     """
-    versions = list(_parse(config, _read(config)).version_policy.specific.versions)
-    return versions[0] if len(versions) == 1 else None
+    policy = _parse(config, _read(config)).version_policy
+    versions = list(policy.specific.versions)
+    if len(versions) > 1 or policy.HasField("all") or policy.latest.num_versions > 1:
+        raise LaunchError(
+            f"{config}: its version_policy serves several versions, and a rollout replaces one; serve without --rollouts"
+        )
+    return versions[0] if versions else None
 
 
-def with_pin(text: str, version: int) -> str:
-    """A configuration that serves one version; the policy takes the place of the old one, or the end."""
-    block = _PINNED.format(version=version)
+def with_pin(text: str, version: int | None) -> str:
+    """A configuration that serves one version, or the newest (None); the policy takes the place of the old one, or the end."""
+    block = _LATEST if version is None else _PINNED.format(version=version)
     replaced, count = _BLOCK.subn(block, text, count=1)
     return replaced if count else f"{text.rstrip()}\n\n{block}"
+
+
+def behind(repository: Path) -> Iterator[str]:
+    """A line for each model whose newest release does not serve because another one is pinned."""
+    for config in sorted(repository.glob("*/config.pbtxt")):
+        newest = published(config.parent)[-1:]
+        for version in served(config.parent, config) if newest else ():
+            if version not in newest:
+                yield (
+                    f"{config.parent.name}: version {version.name} is pinned, version {newest[0].name} is the newest; "
+                    "`alexnet-server unpin` lets that serve"
+                )
 
 
 def configurations(model: Path) -> list[Path]:
@@ -43,8 +62,23 @@ def configurations(model: Path) -> list[Path]:
     return [model / "config.pbtxt", *sorted((model / "configs").glob("*.pbtxt"))]
 
 
-def pin(model: Path, version: int) -> None:
-    """Have all configurations of a model serve one version. Each file is replaced whole, or not at all.
+def pin_what_serves(model: Path) -> None:
+    """Pin the version of a model that serves, in all its configurations, if this project published it.
+
+    Raises:
+        LaunchError: a configuration cannot be read or written, serves several versions, or another one than the next.
+    """
+    releases = published(model)
+    if not releases:
+        return
+    named = {pinned(config) for config in configurations(model)} - {None}
+    if len(named) > 1:
+        raise LaunchError(f"{model}: its configurations pin different versions; let one of them stand")
+    pin(model, named.pop() if named else int(releases[-1].name))
+
+
+def pin(model: Path, version: int | None) -> None:
+    """Have all configurations of a model serve one version, or the newest (None). Each file is replaced whole, or not at all.
 
     Raises:
         LaunchError: one cannot be read or written, or is not one of Triton's; then none was changed.
@@ -55,7 +89,8 @@ def pin(model: Path, version: int) -> None:
         _parse(config, changed[config])
     with _told(model):
         for config, text in changed.items():
-            _replace(config, text)
+            if text != _read(config):
+                _replace(config, text)
 
 
 @contextmanager
@@ -71,7 +106,8 @@ def kept_on_failure(model: Path) -> Iterator[None]:
     except BaseException:
         with _told(model):
             for config, text in before.items():
-                _replace(config, text)
+                if text != _read(config):
+                    _replace(config, text)
         raise
 
 

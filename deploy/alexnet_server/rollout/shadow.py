@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from alexnet_client import codec
 from alexnet_client.deadline import Deadline
+from alexnet_client.errors import Overloaded
 from alexnet_client.transport import Transport
 from alexnet_load.workload import Workload
 
 TIMEOUT_S = 30.0
+BUSY_S = 0.05
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,21 @@ class Comparison:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
+async def answers(ask: Callable[[Deadline], Awaitable[T]]) -> T:
+    """What a server answers that may have too much to do: it is asked again until the deadline, for it is not worse for that.
+
+    Raises:
+        ClientError: it failed, or was busy all the time.
+    """
+    deadline = Deadline.after(TIMEOUT_S)
+    while True:
+        try:
+            return await ask(deadline)
+        except Overloaded:
+            deadline.remaining_s("waiting for a server with too much to do")
+            await asyncio.sleep(BUSY_S)
+
+
 async def compare(
     transport: Transport, serving: str, candidate: str, workload: Workload, *, requests: int
 ) -> Comparison:
@@ -76,7 +96,7 @@ async def compare(
     async def ask(model: str, image: codec.Array) -> tuple[codec.Array, float]:
         request = codec.encode_request(model, {tensor: image}, outputs)
         began_s = time.perf_counter()
-        answer = codec.decode_response(await transport.infer(request, Deadline.after(TIMEOUT_S)))
+        answer = codec.decode_response(await answers(lambda deadline: transport.infer(request, deadline)))
         return answer["probabilities"][0], time.perf_counter() - began_s
 
     await ask(candidate, workload.request(0, 1))  # its first run makes its memory
