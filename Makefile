@@ -26,9 +26,6 @@ SLO ?=
 LOAD_OPTIONS ?=
 # --release: `make deploy-check` before you apply, when the images' placeholders must be gone.
 DEPLOY_OPTIONS ?=
-# Tests that compute and wait for nobody. They run beside the others with what these leave of the processors, so that tests in
-# which time matters are not disturbed.
-PATIENT := tests/export tests/e2e/test_make.py
 
 # Loopback servers of this project talk to nobody else, and ONNX Runtime shall not report to its makers.
 export ORT_DISABLE_TELEMETRY := 1
@@ -158,12 +155,7 @@ doctor: $(STAMP) ## check what Triton needs of this machine
 	@$(BIN)/alexnet-server doctor --repository $(REPOSITORY)
 
 test: $(STAMP) ## run all tests, against the real Triton too
-	@mkdir -p $(BUILD); nice -n 19 $(BIN)/pytest -p no:cacheprovider $(PYTEST_OPTIONS) $(PATIENT) > $(BUILD)/patient-tests.txt 2>&1 & \
-	patient=$$!; trap 'kill $$patient 2>/dev/null' EXIT INT TERM; \
-	$(BIN)/pytest $(PYTEST_OPTIONS) $(PATIENT:%=--ignore=%); code=$$?; \
-	echo "Waiting for the patient tests: $(PATIENT)"; wait $$patient; other=$$?; cat $(BUILD)/patient-tests.txt; \
-	allowed=$(if $(PYTEST_OPTIONS),5,0); test $$code$$other != 55 || exit 5; \
-	for each in $$code $$other; do test $$each = 0 || test $$each = $$allowed || exit 1; done  # 5: none was chosen
+	$(BIN)/python tests/run.py $(PYTEST_OPTIONS)
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check .

@@ -193,7 +193,9 @@ def test_the_key_of_a_server_here_is_looked_for_by_its_loopback_address(address,
 
 @pytest.mark.parametrize("address", ["10.0.0.1:8001", "example.org:8001", "0.0.0.0:8001"])
 def test_a_server_that_may_be_elsewhere_is_refused_when_the_client_is_made(address):
-    with pytest.raises(BadInput, match=r"shared memory works with servers on this machine.*without shared_memory"):
+    with pytest.raises(
+        BadInput, match=r"shared memory and administration work with servers on this machine.*connect to others without"
+    ):
         Client(f"127.0.0.1:1,{address}", shared_memory=True)
 
 
