@@ -1,53 +1,46 @@
-"""`make test`: all tests, in three processes, so that two processors have something to do while tests wait for servers.
+"""`make test`: all tests, in two processes, so that two processors have something to do while tests wait for servers.
 
 Tests in which time matters go first in line for a processor; what computes and waits for nobody takes what is left. Options
-are pytest's, for all of them.
+are pytest's, for both.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TIMED = (
-    *(f"tests/e2e/test_{name}.py" for name in ("client", "faults", "fleet_of_three", "load", "monitoring", "traces")),
-    "tests/load/test_conduct.py",
-    "tests/client/test_package.py",
-)
 COMPUTED = ("tests/export", "tests/e2e/test_make.py")
+LOG = ROOT / "build/tests-computed.txt"
 NONE_CHOSEN = 5
 """pytest's exit code where options choose no test."""
 
 
 def main(options: Sequence[str]) -> int:
-    others = [f"--ignore={path}" for path in (*TIMED, *COMPUTED)]
-    started = {
-        "waiting": start([*others, *options], nice=10, log=ROOT / "build/tests-waiting.txt"),
-        "computed": start([*COMPUTED, *options], nice=19, log=ROOT / "build/tests-computed.txt"),
-    }
+    LOG.parent.mkdir(exist_ok=True)
+    pytest = [sys.executable, "-m", "pytest", *options]
+    # One thread: of several, each waits for the slowest, and spins while it does.
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with LOG.open("wb") as output:
+        computed = subprocess.Popen(
+            ["nice", "-n", "19", *pytest, "-p", "no:cacheprovider", *COMPUTED],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            env=alone,
+        )
     try:
-        codes = [start([*TIMED, *options]).wait()]
-        for name, process in started.items():
-            codes.append(process.wait())
-            print((ROOT / f"build/tests-{name}.txt").read_text(), flush=True)
+        others = subprocess.run([*pytest, *(f"--ignore={path}" for path in COMPUTED)], cwd=ROOT, check=False).returncode
+        print(f"Waiting for those that compute: {', '.join(COMPUTED)}", flush=True)
+        codes = [others, computed.wait()]
     finally:
-        for process in started.values():
-            process.terminate()
+        computed.terminate()
+    print(LOG.read_text(), flush=True)
     chosen = [code for code in codes if not (options and code == NONE_CHOSEN)]
     return max(chosen, default=NONE_CHOSEN)
-
-
-def start(arguments: Sequence[str], *, nice: int = 0, log: Path | None = None) -> subprocess.Popen[bytes]:
-    """A pytest process, its lines in a file or on the terminal."""
-    command = ["nice", "-n", str(nice), sys.executable, "-m", "pytest", *arguments]
-    if log is None:
-        return subprocess.Popen(command, cwd=ROOT)
-    log.parent.mkdir(exist_ok=True)
-    with log.open("wb") as output:
-        return subprocess.Popen([*command, "-p", "no:cacheprovider"], cwd=ROOT, stdout=output, stderr=output)
 
 
 if __name__ == "__main__":
