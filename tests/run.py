@@ -1,7 +1,7 @@
 """`make test`: all tests, in two processes, so that two processors have something to do while tests wait for servers.
 
-Tests in which time matters go first in line for a processor; what computes and waits for nobody takes what is left. Options
-are pytest's, for both.
+Tests in which time matters go first in line for a processor; those that compute, and others that have patience, take what is
+left. Options are pytest's, for both.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COMPUTED = ("tests/export", "tests/e2e/test_make.py")
-LOG = ROOT / "build/tests-computed.txt"
+PATIENT = (
+    "tests/export",
+    *(f"tests/e2e/test_{name}.py" for name in ("make", "rollout", "container", "lifecycle", "hostile", "hardening")),
+    *(f"tests/e2e/test_{name}.py" for name in ("encoded", "verify")),
+)
+LOG = ROOT / "build/tests-patient.txt"
 NONE_CHOSEN = 5
 """pytest's exit code where options choose no test."""
 
@@ -25,19 +29,19 @@ def main(options: Sequence[str]) -> int:
     # One thread: of several, each waits for the slowest, and spins while it does.
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     with LOG.open("wb") as output:
-        computed = subprocess.Popen(
-            ["nice", "-n", "19", *pytest, "-p", "no:cacheprovider", *COMPUTED],
+        patient = subprocess.Popen(
+            ["nice", "-n", "19", *pytest, "-p", "no:cacheprovider", *PATIENT],
             cwd=ROOT,
             stdout=output,
             stderr=output,
             env=alone,
         )
     try:
-        others = subprocess.run([*pytest, *(f"--ignore={path}" for path in COMPUTED)], cwd=ROOT, check=False).returncode
-        print(f"Waiting for those that compute: {', '.join(COMPUTED)}", flush=True)
-        codes = [others, computed.wait()]
+        others = subprocess.run([*pytest, *(f"--ignore={path}" for path in PATIENT)], cwd=ROOT, check=False).returncode
+        print(f"Waiting for the patient ones: {', '.join(PATIENT)}", flush=True)
+        codes = [others, patient.wait()]
     finally:
-        computed.terminate()
+        patient.terminate()
     print(LOG.read_text(), flush=True)
     chosen = [code for code in codes if not (options and code == NONE_CHOSEN)]
     return max(chosen, default=NONE_CHOSEN)
