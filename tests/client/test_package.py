@@ -16,12 +16,10 @@ CLIENT = Path(__file__).parents[2] / "client"
 ROOT = CLIENT.parent
 HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "pytriton", "matplotlib", "sklearn", "opentelemetry"}
 PROGRAM = """
-import json, sys, time
-began = time.process_time()
+import json, sys
 import alexnet_client
-seconds = time.process_time() - began
 import alexnet_client.__main__, alexnet_client.metrics
-print(json.dumps({"file": alexnet_client.__file__, "seconds": seconds, "modules": list(sys.modules)}))
+print(json.dumps({"file": alexnet_client.__file__, "modules": list(sys.modules)}))
 """
 
 
@@ -37,21 +35,16 @@ def test_the_wheel_says_that_it_is_typed(wheel):
     assert "alexnet_client/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
-def test_the_wheel_alone_in_an_empty_environment_imports_quickly_without_the_heavy_packages(wheel, tmp_path):
+def test_the_wheel_alone_in_an_empty_environment_imports_without_the_heavy_packages(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "empty"], check=True)
     python = tmp_path / "empty/bin/python"
     install = [python, "-m", "pip", "install", "-q", "--constraint", ROOT / "constraints.txt", wheel]
     subprocess.run(install, check=True, capture_output=True)
-    runs = [
-        json.loads(subprocess.run([python, "-c", PROGRAM], check=True, capture_output=True, text=True).stdout)
-        for _ in range(3)
-    ]
-    assert str(tmp_path) in runs[0]["file"]
-    assert not HEAVY & {name.partition(".")[0] for name in runs[0]["modules"]}
+    run = json.loads(subprocess.run([python, "-c", PROGRAM], check=True, capture_output=True, text=True).stdout)
+    assert str(tmp_path) in run["file"]
+    assert not HEAVY & {name.partition(".")[0] for name in run["modules"]}
     installed = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
     assert not HEAVY & {line.partition("==")[0] for line in installed.splitlines()}
-    # Of processor time: measured 0.2 s; what takes longer than this has begun to import something large.
-    assert min(run["seconds"] for run in runs) < 0.5
 
 
 def test_client_and_server_never_import_the_export_package():

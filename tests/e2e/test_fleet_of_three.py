@@ -215,6 +215,11 @@ async def hung(place: Place, launch) -> None:
     await until(lambda: serves(place), "it serves again")
 
 
+async def used_by(client: Client) -> None:
+    """The next one is touched once callers use this one again, who leave a dead one alone for up to 4 s: as minReadySeconds does."""
+    await until(lambda: len(client._fleet.replicas.usable) == 3, "all are in use")
+
+
 async def restarted(place: Place, launch) -> None:
     await asyncio.to_thread(place.stop)
     await asyncio.to_thread(place.start, launch)
@@ -245,9 +250,11 @@ async def test_no_request_fails_while_servers_are_killed_hang_restart_and_are_up
             for happens in (killed, hung, restarted):
                 for place in places:
                     await happens(place, launch)
+                    await used_by(own)
             for place in places:
                 place.publish(list(digits.labels), tmp_path)
                 await restarted(place, launch)
+                await used_by(own)
             recovered_s = time.monotonic()
             await asyncio.sleep(CALM_S)
             ended_s = time.monotonic()

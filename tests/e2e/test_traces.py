@@ -27,6 +27,9 @@ IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
 TRITON_SAYS_IDS_IN_HEX = ("traceId", "spanId", "parentSpanId")
 
 
+AFTER_ANSWER_NS = 100_000_000
+
+
 @dataclass(frozen=True)
 class Span:
     """What a collector knows of a span: identifiers as hexadecimal digits, times in nanoseconds since 1970."""
@@ -149,7 +152,9 @@ def test_a_call_its_batch_and_tritons_work_are_one_trace(cheap_server, free_port
     assert road[0].parent == ""
     for outer, inner in pairwise(road):
         assert inner.parent == outer.own, f"{inner.name} is no child of {outer.name}"
-        assert outer.began_ns <= inner.began_ns <= inner.ended_ns <= outer.ended_ns, (
+        # Triton ends its request's span a moment after it has sent the answer.
+        late_ns = AFTER_ANSWER_NS if inner.name == "InferRequest" else 0
+        assert outer.began_ns <= inner.began_ns <= inner.ended_ns <= outer.ended_ns + late_ns, (
             f"{inner.name} outside {outer.name}"
         )
     assert began_ns <= road[0].began_ns < road[0].ended_ns <= ended_ns
