@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from alexnet_server.checks import SHARED_MEMORY_MOUNT, check_all, models
+from alexnet_server.child import die_with, exit_code
 from alexnet_server.command import ServerOptions, arguments, environment
 from alexnet_server.errors import LaunchError
 from alexnet_server.manifest import is_ensemble
@@ -25,8 +24,6 @@ from alexnet_server.rollout.candidate import staging
 from alexnet_server.triton_log import pass_on
 from alexnet_server.wheel import assemble_backends, cache_directory, find_triton, shared_libpython
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None, use_errno=True)
 STUB = "triton_python_backend_stub"
 
 
@@ -66,7 +63,7 @@ class Server:
     def exit_code(self) -> int | None:
         """Triton's, 128 plus the signal if one ended it, as a shell counts; None while it runs."""
         code = self.process.poll()
-        return None if code is None else _exit_code(code)
+        return None if code is None else exit_code(code)
 
     def note_backends(self) -> None:
         """Remember the backend processes of the repository's models, to find out later which have gone."""
@@ -129,7 +126,7 @@ class Server:
         code = self.process.wait()
         for left_over in SHARED_MEMORY_MOUNT.glob(f"{self._shm_prefix}*"):
             left_over.unlink(missing_ok=True)
-        return _exit_code(code)
+        return exit_code(code)
 
     def last_words(self) -> str:
         """The last errors in its log, and where the rest is."""
@@ -183,45 +180,10 @@ def start(options: ServerOptions, *, admin_key: str, number: int = 1, log: Path 
             stdout=output,
             stderr=None if output is None else subprocess.STDOUT,
             process_group=0,  # Ctrl-C goes to the launcher alone, which asks for an orderly end
-            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  it allocates nothing and takes no lock
+            preexec_fn=die_with(os.getpid()),  # noqa: PLW1509  it allocates nothing and takes no lock
             umask=0o077,
         )
     return Server(process, options, log, shm_prefix)
-
-
-class Companion:
-    """A command that runs as long as the server does.
-
-    Args:
-        command: with its arguments.
-        output: descriptor for its lines; None lets them through.
-    """
-
-    def __init__(self, command: Sequence[str], *, output: int | None = None) -> None:
-        self._process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=None if output is None else subprocess.STDOUT,
-            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  as above
-        )
-
-    @property
-    def exit_code(self) -> int | None:
-        """None while it runs."""
-        code = self._process.poll()
-        return None if code is None else _exit_code(code)
-
-    def end(self) -> int:
-        """Tell it to end, wait for it, and return its exit code."""
-        if self._process.poll() is None:
-            self._process.terminate()
-        return _exit_code(self._process.wait())
-
-
-def check_command(command: Sequence[str]) -> None:
-    """Raises ``LaunchError`` if a companion would not start."""
-    if shutil.which(command[0]) is None:
-        raise LaunchError(f"{command[0]}: no such program, so Triton is not started for it")
 
 
 def _runs(pid: int) -> bool:
@@ -229,11 +191,6 @@ def _runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _exit_code(code: int) -> int:
-    """128 plus the signal for a process that a signal ended, as a shell counts."""
-    return 128 - code if code < 0 else code
 
 
 @contextmanager
@@ -259,12 +216,3 @@ def _opened(log: Path, *, append: bool) -> int:
         return os.open(log, os.O_WRONLY | os.O_CREAT | mode, 0o600)
     except OSError as error:
         raise LaunchError(f"{log}: cannot be written ({error.strerror}); name another file with --log") from None
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    def arrange() -> None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the line above took effect
-            os._exit(1)
-
-    return arrange

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_client.errors import ClientError
+from alexnet_server.child import Companion, check_command
 from alexnet_server.command import ServerOptions
 from alexnet_server.errors import LaunchError
 from alexnet_server.health import Health, serving
 from alexnet_server.keys import admin_key
-from alexnet_server.launcher import Backend, Companion, Server, check, check_command, start
+from alexnet_server.launcher import Backend, Server, check, start
 from alexnet_server.pulse import Pulse
 from alexnet_server.ready import version_unloaded, wait_until_serving
 from alexnet_server.rollout.candidate import taking_releases

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_server.checks import check_port
+from alexnet_server.child import Companion
 from alexnet_server.errors import LaunchError
-from alexnet_server.launcher import Companion
 from alexnet_server.monitoring.status_page import status_page
 
 RETENTION = "31d"
