@@ -106,6 +106,11 @@ class ReplicaSet:
         return [each for each in self._replicas.values() if each.usable]
 
     @property
+    def _quick(self) -> list[Replica]:
+        """The ejected ones that said what was wrong, not those that say nothing."""
+        return [each for each in self._replicas.values() if not isinstance(each.last_error, TimedOut)]
+
+    @property
     def capacity(self) -> int:
         """Requests that may be in flight in all; at least one, which will say what is wrong if nothing is in use.
 
@@ -130,10 +135,13 @@ class ReplicaSet:
     def choose(self, *, without: Collection[Replica] = (), rather: str = "") -> Replica:
         """The replica for the next request, not one of ``without`` if there is another; the one at ``rather`` if it may be.
 
+        When all are ejected, one of those that refused at once is asked all the same: it may be back before its probe, and
+        if it is not, to hear so costs the caller nothing.
+
         Raises:
-            Unavailable: all are ejected; the text names them and what each said last.
+            Unavailable: all are ejected for their silence; the text names them and what each said last.
         """
-        usable = self.usable
+        usable = self.usable or self._quick
         if not usable:
             raise Unavailable(self.epitaph())
         usable = [each for each in usable if each not in without] or usable
@@ -157,6 +165,8 @@ class ReplicaSet:
     def answered(self, replica: Replica, latency_s: float, *, images: int, in_flight: int) -> None:
         """It answered well after ``latency_s``; ``in_flight`` requests were at it when this one was sent."""
         self._spoke(replica)
+        if not self.usable and replica.address in self._replicas:
+            self._take_back(replica)
         replica.faults, replica.pause_s = 0, FIRST_PAUSE_S
         replica.slowest_s = max(latency_s, FORGET * replica.slowest_s)
         replica.limit.answered(latency_s, images=images, in_flight=in_flight, now_s=self._clock())
@@ -198,12 +208,16 @@ class ReplicaSet:
     def probed(self, replica: Replica, error: ClientError | None) -> None:
         """What came of a probe: back in use, or left alone for longer."""
         if error is None:
-            replica.probe_s, replica.faults, replica.silent_since_s, replica.silent_s = None, 0, None, 0.0
-            self.on_change()
+            replica.silent_since_s, replica.silent_s = None, 0.0
+            self._take_back(replica)
             return
         replica.last_error = error
         replica.pause_s = min(2 * replica.pause_s, LONGEST_PAUSE_S)
         replica.probe_s = self._clock() + replica.pause_s
+
+    def _take_back(self, replica: Replica) -> None:
+        replica.probe_s, replica.faults = None, 0
+        self.on_change()
 
     def _spoke(self, replica: Replica) -> None:
         replica.silent_s = 0.0

@@ -157,7 +157,20 @@ async def test_when_all_are_dead_the_caller_hears_of_each(make):
     began = time.monotonic()
     with pytest.raises(Unavailable):
         await send(fleet)
-    assert time.monotonic() - began < 1, "nobody is asked again before the probe"
+    assert time.monotonic() - began < 1, "they are quick to say so"
+
+
+async def test_when_all_were_away_for_a_moment_nobody_waits_for_a_probe(make):
+    fleet, replicas, _ = make()
+    for address, each in replicas.items():
+        each.error = Unavailable(f"{address}: connection reset")
+    with pytest.raises(Unavailable):
+        await send(fleet)
+    assert fleet.replicas.usable == []
+    for each in replicas.values():
+        each.error = None
+    assert await send(fleet) in replicas
+    assert len(fleet.replicas.usable) == 1
 
 
 async def test_a_lone_replica_that_is_away_for_a_moment_is_given_time(make):

@@ -114,8 +114,43 @@ def test_the_last_replica_that_speaks_is_kept_unless_it_is_gone(trio):
     for _ in range(10):
         trio.failed(of(trio, "c:1"), ServerFault("sometimes"))
     assert trio.choose().address == "c:1"
+
+
+def silence(replicas, address, clock):
+    replica = of(replicas, address)
+    replicas.sent(replica)
+    clock.now += 2.0
+    replicas.failed(replica, TimedOut(f"{address}: silent"))
+    replicas.ended(replica)
+
+
+def test_when_all_are_ejected_those_that_refuse_at_once_are_asked_all_the_same(trio, clock):
+    silence(trio, "a:1", clock)
+    for address in ("b:1", "c:1"):
+        eject(trio, address)
+    assert trio.usable == []
+    assert {trio.choose().address for _ in range(50)} == {"b:1", "c:1"}
+    assert trio.choose(without=[of(trio, "b:1")]).address == "c:1"
+
+
+def test_the_first_that_answers_when_all_are_ejected_is_back_in_use_and_others_wait_for_their_probe(trio):
+    told = []
+    for address in ("a:1", "b:1", "c:1"):
+        eject(trio, address)
+    trio.on_change = lambda: told.append(trio.capacity)
+    for address in ("b:1", "c:1"):
+        trio.answered(of(trio, address), 0.01, images=1, in_flight=1)
+    assert [each.address for each in trio.usable] == ["b:1"]
+    assert told == [2]
+
+
+def test_when_nobody_says_anything_callers_do_not_wait_for_it(trio, clock):
+    for address in ("a:1", "b:1"):
+        silence(trio, address, clock)
     eject(trio, "c:1")
-    with pytest.raises(Unavailable, match=r"none of 3 replicas can be used: a:1: gone; b:1: gone; c:1: gone"):
+    trio.failed(of(trio, "c:1"), TimedOut("c:1: silent"))
+    said = "a:1: silent; b:1: silent; c:1: silent"
+    with pytest.raises(Unavailable, match=f"none of 3 replicas can be used: {said}"):
         trio.choose()
 
 
