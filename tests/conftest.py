@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from alexnet_export import checkpoint as checkpoints
-from alexnet_export import work
+from alexnet_export import model, work
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet, Pixels, Split, Unreadable, open_dataset
 from alexnet_export.machine import keep_freed_memory
@@ -29,7 +29,12 @@ _skipped: list[str] = []
 _tried: dict[str, int] = {}
 _figures: list[str] = []
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
-keep_freed_memory()  # models of 228 MB come and go all the time: new pages for them cost half of an export
+keep_freed_memory()  # models come and go all the time: new pages for them cost half of an export
+
+# The same layers with a quarter of the channels: what is tested is the way of a network, not its size, and it costs a tenth.
+# `make demo` is tested with the whole one, and so is whatever asks for `whole_network`.
+WHOLE = {"CHANNELS": model.CHANNELS, "HIDDEN": model.HIDDEN}
+model.CHANNELS, model.HIDDEN = (16, 48, 96, 64, 64), 256
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -70,6 +75,13 @@ def fleet_figures() -> Callable[[str], None]:
 @pytest.fixture(scope="session")
 def digits() -> DataSet:
     return open_dataset("digits")
+
+
+@pytest.fixture
+def whole_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network as it is served, for tests that know its size."""
+    for name, value in WHOLE.items():
+        monkeypatch.setattr(model, name, value)
 
 
 @pytest.fixture(scope="session")

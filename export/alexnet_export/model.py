@@ -39,6 +39,12 @@ IMAGENET = Normalization(
 """What torchvision's published weights were trained with."""
 
 
+CHANNELS = (64, 192, 384, 256, 256)
+"""Of the five convolutions."""
+HIDDEN = 4096
+"""Width of the two hidden layers behind them."""
+
+
 class AlexNet(nn.Module):
     """Krizhevsky's "one weird trick" AlexNet: float32 [N, 3, 224, 224], normalised, in; logits [N, classes] out.
 
@@ -47,30 +53,31 @@ class AlexNet(nn.Module):
 
     def __init__(self, classes: int = 1000, dropout: float = 0.5) -> None:
         super().__init__()
+        first, second, third, fourth, fifth = CHANNELS
         self.features = nn.Sequential(
-            nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),
+            nn.Conv2d(3, first, kernel_size=11, stride=4, padding=2),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(kernel_size=3, stride=2),
-            nn.Conv2d(64, 192, kernel_size=5, padding=2),
+            nn.Conv2d(first, second, kernel_size=5, padding=2),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(kernel_size=3, stride=2),
-            nn.Conv2d(192, 384, kernel_size=3, padding=1),
+            nn.Conv2d(second, third, kernel_size=3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, kernel_size=3, padding=1),
+            nn.Conv2d(third, fourth, kernel_size=3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(256, 256, kernel_size=3, padding=1),
+            nn.Conv2d(fourth, fifth, kernel_size=3, padding=1),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(kernel_size=3, stride=2),
         )
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier = nn.Sequential(
             nn.Dropout(p=dropout),
-            nn.Linear(256 * 6 * 6, 4096),
+            nn.Linear(fifth * 6 * 6, HIDDEN),
             nn.ReLU(inplace=True),
             nn.Dropout(p=dropout),
-            nn.Linear(4096, 4096),
+            nn.Linear(HIDDEN, HIDDEN),
             nn.ReLU(inplace=True),
-            nn.Linear(4096, classes),
+            nn.Linear(HIDDEN, classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,13 +21,17 @@ from alexnet_export.gpu_check.rows import Row, Skip, as_markdown, run_checks
 from alexnet_export.model import UNIFORM, AlexNet
 
 H200 = Peaks({"fp16": 790e12, "fp32": 395e12, "int8": 1580e12}, memory=4.3e12, link=50e9)
-LAYERS = layers_of(1000)
 
 
-def test_the_work_is_that_of_the_published_network():
-    assert [layer.name for layer in LAYERS] == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
-    assert sum(layer.multiply_adds for layer in LAYERS) == 714_188_480
-    assert [round(2 * layer.activations / 1000) for layer in LAYERS[:4]] == [688, 373, 195, 216], "kB in half precision"
+@pytest.fixture
+def layers(whole_network):
+    return layers_of(1000)
+
+
+def test_the_work_is_that_of_the_published_network(layers):
+    assert [layer.name for layer in layers] == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    assert sum(layer.multiply_adds for layer in layers) == 714_188_480
+    assert [round(2 * layer.activations / 1000) for layer in layers[:4]] == [688, 373, 195, 216], "kB in half precision"
 
 
 @pytest.mark.parametrize(
@@ -35,14 +39,14 @@ def test_the_work_is_that_of_the_published_network():
     # Worked by hand from the peaks above, layer by layer: the weights of fc6 to fc8 at batch 1, arithmetic at batch 256.
     [(1, "fp16", 29.2), (256, "fp16", 1.808 * 256), (64, "fp16", 1e6 * 64 / 477e3), (8, "fp16", 1e6 * 8 / 197e3)],
 )
-def test_the_least_time_of_a_batch(batch, precision, microseconds):
-    assert 1e6 * least_seconds(LAYERS, batch, precision, H200) == pytest.approx(microseconds, rel=0.01)
+def test_the_least_time_of_a_batch(layers, batch, precision, microseconds):
+    assert 1e6 * least_seconds(layers, batch, precision, H200) == pytest.approx(microseconds, rel=0.01)
 
 
-def test_from_the_host_the_link_is_the_bound_of_large_batches():
-    rate = 256 / least_seconds(LAYERS, 256, "fp16", H200, from_host=True)
+def test_from_the_host_the_link_is_the_bound_of_large_batches(layers):
+    rate = 256 / least_seconds(layers, 256, "fp16", H200, from_host=True)
     assert rate == pytest.approx(50e9 / 150_528, rel=1e-6)
-    assert least_seconds(LAYERS, 1, "fp16", H200, from_host=True) == least_seconds(LAYERS, 1, "fp16", H200)
+    assert least_seconds(layers, 1, "fp16", H200, from_host=True) == least_seconds(layers, 1, "fp16", H200)
 
 
 def passing(context):
@@ -131,7 +135,7 @@ def test_where_onnx_is_missing_the_files_are_asked_for(monkeypatch, checkpoint, 
     said = []
     assert run.make_files(checkpoint, tmp_path, said.append) == {}
     assert said == ["no ONNX files are made here: onnxscript not installed"]
-    machine = checks.Machine(checkpoint, {}, None, tmp_path, H200, LAYERS)
+    machine = checks.Machine(checkpoint, {}, None, tmp_path, H200, layers_of(1000))
     with pytest.raises(Skip, match="no fp16 file: give --onnx-fp16 FILE"):
         machine.file("fp16")
 

@@ -32,8 +32,8 @@ TORCHVISION = {
 }
 
 
-@pytest.fixture(scope="module")
-def blank() -> AlexNet:
+@pytest.fixture
+def blank(whole_network) -> AlexNet:
     with torch.device("meta"):
         return AlexNet()
 

@@ -11,7 +11,7 @@ import pytest
 from alexnet_export import rewrites
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.graph import chain_from, copy, layers, read_model, to_bytes
-from alexnet_export.model import IMAGENET
+from alexnet_export.model import CHANNELS, IMAGENET
 from alexnet_export.quantize import CPU, CPU_WITHOUT_VNNI, TENSORRT, quantize, quantize_weights
 from alexnet_export.runners import onnx_runner, operators_that_run
 from alexnet_export.to_onnx import export_onnx
@@ -98,7 +98,7 @@ def test_the_border_map_is_zero_inside(imagenet_model):
     after = copy(imagenet_model)
     rewrites.fold_normalization(after)
     border = next(node for node in after.graph if node.op_type == "Add").inputs[1].const_value.numpy()
-    assert border.shape == (1, 64, 55, 55)
+    assert border.shape == (1, CHANNELS[0], 55, 55)
     assert not border[:, :, 1:-1, 1:-1].any()
     assert border[:, :, 0, 0].any()
 

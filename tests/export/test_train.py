@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet_export import model
 from alexnet_export.curves import draw_curves
 from alexnet_export.data import DataSet, Unreadable
 from alexnet_export.errors import UserError
@@ -151,7 +152,7 @@ def test_fine_tuning_for_other_classes_makes_a_new_last_layer(digits, checkpoint
     three = DataSet("three", ("a", "b", "c"), *(Modulo(digits.train, 4) for _ in range(3)))
     options = TrainOptions(steps=1, batch_size=2, learning_rate=1e-12, weight_decay=0.0, evaluation_limit=2)
     tuned = train(three, options, tmp_path, start_from=checkpoint)
-    assert tuned.state_dict["classifier.6.weight"].shape == (3, 4096)
+    assert tuned.state_dict["classifier.6.weight"].shape == (3, model.HIDDEN)
     assert torch.allclose(tuned.state_dict["features.0.weight"], checkpoint.state_dict["features.0.weight"], atol=1e-6)
 
 
