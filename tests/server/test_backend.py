@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import onnx
@@ -244,6 +245,41 @@ def test_the_metrics_say_what_ran_and_that_an_instance_is_gone(backend, reposito
     assert len(values["alexnet_backend_run_seconds", *labels]) == 2
     assert values["alexnet_backend_instances", *labels] == values["alexnet_backend_info", *info] == 0
     (repository / "1/manifest.json").unlink()
+
+
+class Unconfirmed:
+    """A metric whose observations Triton never confirms."""
+
+    def __init__(self, *description):
+        self.counted, self.asked, self.released = 0, threading.Event(), threading.Event()
+
+    def set(self, value):
+        pass
+
+    def increment(self, value):
+        self.counted += value
+
+    def observe(self, value):
+        self.asked.set()
+        self.released.wait(10)
+
+
+def test_a_metric_that_triton_never_confirms_holds_up_neither_inference_nor_the_end(backend, repository, monkeypatch):
+    from alexnet_server.onnxruntime import metrics
+
+    metric = Unconfirmed()
+    monkeypatch.setattr(metrics, "_metric", lambda *description: metric)
+    monkeypatch.setattr(metrics, "MOST_UNTOLD", 2)
+    monkeypatch.setattr(metrics, "CLOSE_S", 0.05)
+    instance = backend.TritonPythonModel()
+    instance.initialize(arguments(repository))
+    for _ in range(5):
+        assert instance.execute([Request([[1, 2]])])[0].error is None
+    assert metric.asked.wait(5)
+    counted = metric.counted
+    instance.finalize()
+    assert metric.counted == counted, "what would wait for Triton too is not asked for"
+    metric.released.set()
 
 
 @pytest.mark.parametrize("content", [None, "no JSON", "{}"])

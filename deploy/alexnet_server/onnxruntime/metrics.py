@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from queue import Queue
+from queue import Full, Queue
 from typing import Any
 
 import onnxruntime as ort
@@ -18,7 +19,9 @@ import triton_python_backend_utils as pb_utils
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 RUN_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 MOST_UNTOLD = 1000
-"""Runs that wait to be told. Beyond, the next run waits for the metrics: nothing is lost, and memory has a bound."""
+"""Runs that wait to be told. Beyond, runs are not counted: were Triton ever not to reply, inference must not wait for it."""
+CLOSE_S = 5.0
+"""To tell what is left, seconds; an instance that ends does not wait for longer."""
 _FAMILIES: dict[str, Any] = {}
 """Triton knows a family by its name; this process makes each once."""
 
@@ -52,12 +55,16 @@ class BackendMetrics:
 
     def ran(self, images: int, seconds: float) -> None:
         """Count a run."""
-        self._ran.put((images, seconds))
+        with suppress(Full):
+            self._ran.put_nowait((images, seconds))
 
     def close(self) -> None:
         """Count what is left, and that this instance is gone."""
-        self._ran.put(None)
-        self._thread.join()
+        with suppress(Full):
+            self._ran.put(None, timeout=CLOSE_S)
+            self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            return  # it waits for Triton, and so would this one
         for each in (self._info, self._instances):
             each.increment(-1)
 

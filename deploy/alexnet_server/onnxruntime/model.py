@@ -6,7 +6,9 @@ lie in shared memory that Triton uses again.
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +37,7 @@ class TritonPythonModel:
         Raises:
             pb_utils.TritonModelException: the configuration or the file is wrong; Triton shows the text.
         """
+        faulthandler.register(signal.SIGUSR1, file=2)  # `kill -USR1` writes into Triton's log what every thread is at
         config = json.loads(args["model_config"])
         path = Path(args["model_repository"], args["model_version"], config["default_model_filename"] or "model.onnx")
         if not path.is_file():
