@@ -186,13 +186,13 @@ def test_trials_have_arrivals_of_their_own(server, monkeypatch):
 
 
 def test_reported_percentiles_are_within_two_percent_of_a_scripted_servers():
-    """Each request takes what the script says, 0.5 to 1 s; what the client and the wire add is a few milliseconds."""
+    """Each request takes what the script says, 1 to 2 s; what client and wire add is a few milliseconds, a dozen on a busy machine."""
     delays = []
     dice = random.Random(6)
 
     def choose(request):
         if request.images:
-            delays.append(dice.uniform(0.5, 1.0))
+            delays.append(dice.uniform(1.0, 2.0))
         return Step(delay_s=delays[-1])
 
     with FakeServer(max_batch_size=8).in_thread() as scripted:
