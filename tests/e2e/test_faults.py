@@ -26,7 +26,7 @@ PLAIN = {
     "batching": BatchOptions(max_batch=1, least_in_flight=300, most_in_flight=300),
     "retries": RetryOptions(max_attempts=1),
 }
-QUICK = ("--probe-interval", "1", "--hang-timeout", "3")
+QUICK = ("--probe-interval", "1", "--hang-timeout", "5")
 
 
 async def until(condition, what: str):
