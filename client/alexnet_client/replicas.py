@@ -2,7 +2,7 @@
 
 Of two random usable replicas the one with fewer requests outstanding is taken: nearly as even as asking all of them, and
 callers who decide at the same time do not all run to the same one. Source: Mitzenmacher, "The power of two choices in
-randomized load balancing", 2001.
+randomized load balancing", 2001. Of two with as many, the one that was asked less recently: a light load is spread evenly too.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Replica:
         address: host:port.
         limit: of its requests in flight.
         outstanding: requests sent to it and not answered.
+        turn: number of the last request that was sent to it, of all that were sent.
         faults: in a row.
         silent_since_s: since when it owes an answer and has given none.
         silent_s: how long it had owed one when the last request was given up, seconds; idle time does not count.
@@ -46,6 +47,7 @@ class Replica:
     address: str
     limit: AdaptiveLimit
     outstanding: int = 0
+    turn: int = 0
     faults: int = 0
     silent_since_s: float | None = None
     silent_s: float = 0.0
@@ -93,6 +95,7 @@ class ReplicaSet:
         self.on_change: Callable[[], None] = lambda: None
         self._replicas: dict[str, Replica] = {}
         self._gone: list[Replica] = []
+        self._turn = 0
         self.update(addresses)
 
     @property
@@ -148,11 +151,13 @@ class ReplicaSet:
         usable = [each for each in usable if each.address == rather] or usable
         usable = [each for each in usable if each.has_room] or usable
         pair = self._chance.sample(usable, min(2, len(usable)))
-        return min(pair, key=lambda each: each.outstanding)
+        return min(pair, key=lambda each: (each.outstanding, each.turn))
 
     def sent(self, replica: Replica) -> None:
         """It was sent a request; ``ended`` must follow."""
         replica.outstanding += 1
+        self._turn += 1
+        replica.turn = self._turn
         if replica.silent_since_s is None:
             replica.silent_since_s = self._clock() - replica.silent_s
 
