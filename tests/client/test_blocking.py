@@ -136,7 +136,15 @@ async def test_inside_an_event_loop_it_is_refused(client):
         next(client.classify_many([image(0)]))
 
 
-def test_ctrl_c_cancels_the_call_that_it_interrupts_and_no_other(server, client):
+@pytest.fixture
+def interruptible():
+    """What a shell starts in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_cancels_the_call_that_it_interrupts_and_no_other(server, client, interruptible):
     def interrupt(_) -> Step:
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         return Step(hang=True)
