@@ -170,7 +170,7 @@ class ReplicaSet:
     def answered(self, replica: Replica, latency_s: float, *, images: int, in_flight: int) -> None:
         """It answered well after ``latency_s``; ``in_flight`` requests were at it when this one was sent."""
         self._spoke(replica)
-        if not self.usable and replica.address in self._replicas:
+        if not self.usable and self._replicas.get(replica.address) is replica:
             self._take_back(replica)
         replica.faults, replica.pause_s = 0, FIRST_PAUSE_S
         replica.slowest_s = max(latency_s, FORGET * replica.slowest_s)

@@ -144,6 +144,16 @@ def test_the_first_that_answers_when_all_are_ejected_is_back_in_use_and_others_w
     assert told == [2]
 
 
+def test_a_late_answer_of_one_that_has_gone_brings_nobody_back(trio):
+    gone = of(trio, "a:1")
+    trio.update(["b:1"])
+    trio.update(["a:1", "b:1"])
+    for address in ("a:1", "b:1"):
+        eject(trio, address)
+    trio.answered(gone, 0.01, images=1, in_flight=1)
+    assert trio.usable == []
+
+
 def test_when_nobody_says_anything_callers_do_not_wait_for_it(trio, clock):
     for address in ("a:1", "b:1"):
         silence(trio, address, clock)
