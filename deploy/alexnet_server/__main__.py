@@ -21,10 +21,11 @@ from alexnet_client.logs import configure_logs
 from alexnet_server.checks import check_all
 from alexnet_server.command import VULNERABILITIES, ServerOptions
 from alexnet_server.container import deliver, exec_, probe
+from alexnet_server.ending import BrokenUnload
 from alexnet_server.errors import LaunchError
 from alexnet_server.rollout.commands import rollback, rollout, unpin
 from alexnet_server.rollout.pins import behind
-from alexnet_server.supervisor import Restarting, Serving, Supervisor
+from alexnet_server.supervisor import Event, Restarting, Supervisor
 from alexnet_server.terminal import (
     DEFAULT_REPOSITORY,
     ConfigName,
@@ -163,12 +164,16 @@ def serve(
     raise typer.Exit(code)
 
 
-def _tell(event: Serving | Restarting, options: ServerOptions, *, quiet: bool) -> None:
+def _tell(event: Event, options: ServerOptions, *, quiet: bool) -> None:
     """Say what happens; ``quiet``: a command of the user's has the terminal, so only what is wrong and mended is said."""
     if isinstance(event, Restarting):
         when = f"in {event.delay_s:g} s " if event.delay_s else ""
         text = f"{event.reason}. Starting Triton again {when}({event.restart} of {event.limit})"
         log.warning(text, extra={"restart": event.restart, "limit": event.limit, "delay_s": event.delay_s})
+        return
+    if isinstance(event, BrokenUnload):
+        text = "Triton had answered everything, and then crashed or hung while it unloaded its models; nothing is lost"
+        log.warning("%s (exit code %s)", text, event.exit_code, extra={"exit_code": event.exit_code})
         return
     if not sys.stderr.isatty():
         facts = {"models": event.models, "after_s": round(event.after_s, 3), "restarts": event.restarts}

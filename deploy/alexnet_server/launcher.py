@@ -25,6 +25,7 @@ from alexnet_server.triton_log import pass_on
 from alexnet_server.wheel import assemble_backends, cache_directory, find_triton, shared_libpython
 
 STUB = "triton_python_backend_stub"
+DRAINED = "All models are stopped, unloading models"
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ class Server:
         for left_over in SHARED_MEMORY_MOUNT.glob(f"{self._shm_prefix}*"):
             left_over.unlink(missing_ok=True)
         return exit_code(code)
+
+    @property
+    def drained(self) -> bool:
+        """Whether it has been told to stop and said that nothing is left to be answered; False if it has no log to say so in."""
+        return self.log is not None and self.log.exists() and DRAINED in self.log.read_text(errors="replace")[-64_000:]
 
     def last_words(self) -> str:
         """The last errors in its log, and where the rest is."""

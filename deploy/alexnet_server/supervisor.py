@@ -13,6 +13,7 @@ from pathlib import Path
 from alexnet_client.errors import ClientError
 from alexnet_server.child import Companion, check_command
 from alexnet_server.command import ServerOptions
+from alexnet_server.ending import BrokenUnload, ended
 from alexnet_server.errors import LaunchError
 from alexnet_server.health import Health, serving
 from alexnet_server.keys import admin_key
@@ -28,9 +29,6 @@ NOTE_EVERY_S = 1.0
 """A version that was loaded while Triton serves has a backend process of its own, seconds."""
 SILENT_S = 5.0
 """A Triton that does not say for so long whether a version was unloaded has lost its process, seconds."""
-REMIND_AFTER_S = 5
-KILL_AFTER_S = 10
-"""How much longer than its own exit timeout a stopping server may take before it is killed, seconds."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,9 @@ class Restarting:
     restart: int
     limit: int
     delay_s: float
+
+
+Event = Serving | Restarting | BrokenUnload
 
 
 class Supervisor:
@@ -76,7 +77,7 @@ class Supervisor:
         probe_every_s: float = 5.0,
         hung_after_s: float = 10.0,
         notice_s: float = 0.0,
-        on_event: Callable[[Serving | Restarting], None] = lambda event: None,
+        on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._options, self._log, self._start_timeout_s = options, log, start_timeout_s
         self._policy, self._probe_every_s, self._on_event = policy or RestartPolicy(), probe_every_s, on_event
@@ -241,15 +242,10 @@ class Supervisor:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._at_once.wait(), self._notice_s)
         code = None if self._companion is None else self._companion.end()
-        give_up_s = time.monotonic() + self._options.exit_timeout_s + KILL_AFTER_S
-        remind_s = 0.0
-        while self._server.exit_code is None and time.monotonic() < give_up_s:
-            if time.monotonic() >= remind_s:
-                self._server.ask_to_stop()
-                remind_s = time.monotonic() + REMIND_AFTER_S
-            self._health.say()
-            await asyncio.sleep(LOOK_EVERY_S / 4)
-        server_code = self._server.kill()
+        server_code = await ended(self._server, while_waiting=self._health.say)
+        if server_code and self._server.drained and not self._at_once.is_set():
+            self._on_event(BrokenUnload(server_code))
+            server_code = 0
         return server_code if code is None else code
 
     async def _pause(self, seconds: float) -> None:

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from alexnet_client import BatchOptions, Client, RetryOptions, Unavailable
+from alexnet_server.launcher import DRAINED
 
 IN_FLIGHT = 24  # of 16 images: a slow machine must not keep one waiting for the 10 s after which Triton refuses it
 
@@ -88,6 +89,33 @@ def test_an_orderly_stop_exits_with_zero_and_leaves_no_process(cheap_server, num
         _gone, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     assert not list(Path("/dev/shm").glob(f"alexnet_{server.process.pid}_*"))
+    assert "Fatal Python error" not in server.log.read_text(), "a backend process crashed at its end"
+
+
+def test_a_crash_after_everything_was_answered_is_told_and_ends_well(cheap_server):
+    with cheap_server() as server:
+        triton = server.triton()
+        server.process.send_signal(signal.SIGTERM)
+        while DRAINED not in server.log.read_text():
+            time.sleep(0.01)
+        triton.send_signal(signal.SIGSEGV)
+        assert server.process.wait(30) == 0
+        said = server.process.stderr.read()
+    assert (
+        "Triton had answered everything, and then crashed or hung while it unloaded its models; nothing is lost" in said
+    )
+    assert f'"exit_code": {128 + signal.SIGSEGV}' in said
+
+
+def test_a_crash_before_everything_was_answered_is_an_error(cheap_server):
+    with cheap_server() as server:
+        triton = server.triton()
+        triton.suspend()  # it cannot say that nothing is left
+        server.process.send_signal(signal.SIGTERM)
+        while server.health()[1]["state"] != "stopping":
+            time.sleep(0.02)
+        triton.send_signal(signal.SIGKILL)
+        assert server.process.wait(30) == 128 + signal.SIGKILL
 
 
 def test_a_second_ctrl_c_waits_for_nothing_and_leaves_no_process(cheap_server):

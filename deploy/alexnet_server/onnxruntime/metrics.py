@@ -5,6 +5,7 @@ Each value travels to Triton's process and back. A thread of its own does that, 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import threading
 from collections.abc import Mapping
@@ -92,8 +93,17 @@ def _metric(kind: str, name: str, text: str, labels: Mapping[str, str], buckets:
     family = _FAMILIES.get(name)
     if family is None:
         kinds = {"gauge": pb_utils.MetricFamily.GAUGE, "histogram": pb_utils.MetricFamily.HISTOGRAM}
-        family = _FAMILIES[name] = pb_utils.MetricFamily(
-            name=f"alexnet_backend_{name}", description=text, kind=kinds[kind]
+        family = _FAMILIES[name] = _for_ever(
+            pb_utils.MetricFamily(name=f"alexnet_backend_{name}", description=text, kind=kinds[kind])
         )
     extra = {"buckets": list(buckets)} if buckets else {}
-    return family.Metric(labels=dict(labels), **extra)
+    return _for_ever(family.Metric(labels=dict(labels), **extra))
+
+
+def _for_ever(metric: Any) -> Any:
+    """Never destroyed, not even when the interpreter ends: Triton's stub has gone by then, and the process would crash.
+
+    Were it destroyed before, other processes that share it would crash Triton. Source: issues 8662 and 8663 of Triton's server.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(metric))
+    return metric

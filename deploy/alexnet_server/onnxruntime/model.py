@@ -37,7 +37,8 @@ class TritonPythonModel:
         Raises:
             pb_utils.TritonModelException: the configuration or the file is wrong; Triton shows the text.
         """
-        faulthandler.register(signal.SIGUSR1, file=2)  # `kill -USR1` writes into Triton's log what every thread is at
+        faulthandler.enable(file=2)  # a crash tells Triton's log where, and so does `kill -USR1`
+        faulthandler.register(signal.SIGUSR1, file=2)
         config = json.loads(args["model_config"])
         path = Path(args["model_repository"], args["model_version"], config["default_model_filename"] or "model.onnx")
         if not path.is_file():
