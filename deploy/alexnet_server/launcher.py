@@ -25,7 +25,9 @@ from alexnet_server.triton_log import pass_on
 from alexnet_server.wheel import assemble_backends, cache_directory, find_triton, shared_libpython
 
 STUB = "triton_python_backend_stub"
-DRAINED = "All models are stopped, unloading models"
+DRAINED = b"All models are stopped, unloading models"
+"""What Triton says when nothing is left to be answered."""
+TAIL_BYTES = 64_000
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,16 @@ class Server:
 
     @property
     def drained(self) -> bool:
-        """Whether it has been told to stop and said that nothing is left to be answered; False if it has no log to say so in."""
-        return self.log is not None and self.log.exists() and DRAINED in self.log.read_text(errors="replace")[-64_000:]
+        """Whether it has been told to stop and said that nothing is left to be answered; False if no log file says so."""
+        if self.log is None or not self.log.is_file():  # a device or a pipe may have no end
+            return False
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+            return DRAINED in log.read(TAIL_BYTES)
 
     def last_words(self) -> str:
         """The last errors in its log, and where the rest is."""
-        if self.log is None or not self.log.exists():
+        if self.log is None or not self.log.is_file():
             return "; Triton's own lines above say why"
         lines = self.log.read_text(errors="replace").splitlines()
         errors = [line for line in lines if re.match(r"E\d{4} |error:", line)][-3:]

@@ -96,7 +96,7 @@ def test_a_crash_after_everything_was_answered_is_told_and_ends_well(cheap_serve
     with cheap_server() as server:
         triton = server.triton()
         server.process.send_signal(signal.SIGTERM)
-        while DRAINED not in server.log.read_text():
+        while DRAINED not in server.log.read_bytes():
             time.sleep(0.01)
         triton.send_signal(signal.SIGSEGV)
         assert server.process.wait(30) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -68,4 +69,5 @@ def test_its_log_tells_whether_anything_is_left_to_answer(tmp_path, lines, drain
     (tmp_path / "log").write_text(lines)
     assert Server(None, None, tmp_path / "log", "").drained == drained
     assert not Server(None, None, tmp_path / "nowhere", "").drained
+    assert not Server(None, None, Path("/dev/full"), "").drained, "it has no end"
     assert not Server(None, None, None, "").drained
