@@ -79,7 +79,8 @@ class Launched:
             for stub in self.stubs():
                 stub.send_signal(signal.SIGUSR1)
             time.sleep(1)
-            raise AssertionError(f"it does not end:\n{self.log.read_text()[-6000:]}") from None
+            said = self.log.read_text()[-6000:] if self.log.exists() else "it has another log"
+            raise AssertionError(f"it does not end:\n{said}") from None
 
     def end(self) -> None:
         """A second Ctrl-C ends it without Triton's orderly stop, which takes three seconds: tests of that call ``stop``."""
