@@ -49,6 +49,7 @@ class Server:
         self, process: subprocess.Popen[bytes], options: ServerOptions, log: Path | None, shm_prefix: str
     ) -> None:
         self.process, self.options, self.log, self._shm_prefix = process, options, log, shm_prefix
+        self._log_begins = log.stat().st_size if log is not None and log.is_file() else 0
         self._backends: dict[int, Backend] = {}
         self._instances: dict[tuple[str, str], int] = {}
 
@@ -137,7 +138,7 @@ class Server:
         if self.log is None or not self.log.is_file():  # a device or a pipe may have no end
             return False
         with self.log.open("rb") as log:
-            log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+            log.seek(max(self._log_begins, self.log.stat().st_size - TAIL_BYTES))
             return DRAINED in log.read(TAIL_BYTES)
 
     def last_words(self) -> str:
