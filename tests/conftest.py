@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,16 +204,20 @@ def repository(release: Release) -> Path:
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """Gives a TCP port of 127.0.0.1 that nobody listens on, another one each time."""
+    """Gives a TCP port of 127.0.0.1 that nobody listens on, another one each time.
+
+    None of those that the kernel gives to whoever connects to something meanwhile, and hardly ever one that another process
+    of the tests was given.
+    """
     given: set[int] = set()
 
     def find() -> int:
         while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = int(probe.getsockname()[1])
-            if port not in given:
-                given.add(port)
-                return port
+            port = secrets.choice(range(12_000, 32_000))
+            with suppress(OSError), socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+                if port not in given:
+                    given.add(port)
+                    return port
 
     return find

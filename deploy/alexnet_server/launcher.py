@@ -76,7 +76,8 @@ class Server:
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     command = child.cmdline()
-                    if STUB in command[0] and len(command) > 1 and Path(command[1]).parent.parent.name in known:
+                    # One that is just ending has no command line any more.
+                    if len(command) > 1 and STUB in command[0] and Path(command[1]).parent.parent.name in known:
                         version = Path(command[1]).parent
                         self._backends[child.pid] = Backend(child.pid, version.parent.name, version.name)
         found = Counter((each.model, each.version) for pid, each in self._backends.items() if pid not in before)

@@ -68,7 +68,9 @@ class Launched:
 
     def wait_until_serving(self) -> None:
         line = self.process.stdout.readline()
-        assert "Serving alexnet" in line, f"{line}{self.process.stderr.read()}\n{self.log.read_text()[-3000:]}"
+        if "Serving alexnet" not in line:
+            said = self.log.read_text()[-3000:] if self.log.exists() else "Triton was not started"
+            raise AssertionError(f"{line}{self.process.stderr.read()}\n{said}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
@@ -109,6 +111,7 @@ def launched(repository: Path, directory: Path, ports: Callable[[], int], *optio
             yield server
         finally:
             server.end()
+            print(process.stderr.read(), file=sys.stderr)  # pytest shows it where a test fails
 
 
 @pytest.fixture(scope="session")
