@@ -33,7 +33,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is fi
 keep_freed_memory()  # models come and go all the time: new pages for them cost half of an export
 
 # The same layers with a quarter of the channels: what is tested is the way of a network, not its size, and it costs a tenth.
-# `make demo` is tested with the whole one, and so is whatever asks for `whole_network`.
+# What knows the size of the whole one asks for `whole_network`.
 WHOLE = {"CHANNELS": model.CHANNELS, "HIDDEN": model.HIDDEN}
 model.CHANNELS, model.HIDDEN = (16, 48, 96, 64, 64), 256
 

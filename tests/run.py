@@ -1,7 +1,7 @@
 """`make test`: all tests, in two processes, so that two processors have something to do while tests wait for servers.
 
 Tests in which time matters go first in line for a processor; those that compute, and others that have patience, take what is
-left. Options are pytest's, for both.
+left. A test that measures comes last and alone. Options are pytest's, for all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ PATIENT = (
     "tests/export",
     *(f"tests/e2e/test_{name}.py" for name in ("make", "rollout", "container", "lifecycle", "hostile", "hardening")),
     *(f"tests/e2e/test_{name}.py" for name in ("encoded", "verify")),
+    "tests/client/test_package.py",
+    "tests/load/test_page.py",
 )
+MEASURING = ("tests/e2e/test_fleet_of_three.py",)
 LOG = ROOT / "build/tests-patient.txt"
 NONE_CHOSEN = 5
 """pytest's exit code where options choose no test."""
@@ -37,12 +40,14 @@ def main(options: Sequence[str]) -> int:
             env=alone,
         )
     try:
-        others = subprocess.run([*pytest, *(f"--ignore={path}" for path in PATIENT)], cwd=ROOT, check=False).returncode
+        elsewhere = [f"--ignore={path}" for path in (*PATIENT, *MEASURING)]
+        others = subprocess.run([*pytest, *elsewhere], cwd=ROOT, check=False).returncode
         print(f"Waiting for the patient ones: {', '.join(PATIENT)}", flush=True)
         codes = [others, patient.wait()]
     finally:
         patient.terminate()
     print(LOG.read_text(), flush=True)
+    codes.append(subprocess.run([*pytest, "-p", "no:cacheprovider", *MEASURING], cwd=ROOT, check=False).returncode)
     chosen = [code for code in codes if not (options and code == NONE_CHOSEN)]
     return max(chosen, default=NONE_CHOSEN)
 

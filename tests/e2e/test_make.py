@@ -6,9 +6,20 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from alexnet_export import model
+
 ROOT = Path(__file__).parents[2]
+SMALL = f"""#!{sys.executable}
+from alexnet_export import __main__, model
+
+model.CHANNELS, model.HIDDEN = {model.CHANNELS}, {model.HIDDEN}
+__main__.main()
+"""
 
 
 def variables() -> dict[str, str]:
@@ -37,12 +48,24 @@ def test_serve_answers_classify_until_it_is_interrupted(repository, tmp_path, fr
     assert "no server answers there, or it is stopping; start one or check the address" in refused.stderr
 
 
-def test_demo_walks_the_whole_road_and_ends_with_a_json_line(tmp_path, free_port):
+@pytest.fixture
+def programs(tmp_path):
+    """A directory of the commands that make calls, whose exporter has the small network of the tests."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    for name in ("alexnet-client", "alexnet-load", "alexnet-server"):
+        (directory / name).symlink_to(Path(sys.executable).parent / name)
+    (directory / "alexnet-export").write_text(SMALL)
+    (directory / "alexnet-export").chmod(0o755)
+    return directory
+
+
+def test_demo_walks_the_whole_road_and_ends_with_a_json_line(tmp_path, free_port, programs):
     port, metrics = free_port(), free_port()
     command = [
         *("make", "demo", f"REPOSITORY={tmp_path}/repository", f"BUILD={tmp_path}/build", f"TARGET=127.0.0.1:{port}"),
         f"SERVE_OPTIONS=--grpc-port {port} --metrics-port {metrics} --health-port 0",
-        *("TRAIN_OPTIONS=--steps 2 --batch-size 8", "PRECISION=fp32"),  # the road, not the accuracy
+        *("TRAIN_OPTIONS=--steps 2 --batch-size 8", "PRECISION=fp32", f"BIN={programs}"),  # the road, not the accuracy
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables(), check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -56,7 +79,9 @@ def test_demo_walks_the_whole_road_and_ends_with_a_json_line(tmp_path, free_port
     assert load["requests"] > 100
     assert load["ok"] > 0  # how many are answered in time is this machine's affair: other tests take its processors
     assert load["page"] == f"{tmp_path}/build/load/index.html"
-    assert load["server"]["success"] == load["client"]["attempts"]["ok"]
+    attempts = load["client"]["attempts"]
+    late = sum(attempts.values()) - attempts["ok"]  # what a client no longer waits for, a server may answer
+    assert attempts["ok"] <= load["server"]["success"] <= attempts["ok"] + late
     manifest = json.loads((tmp_path / "repository/alexnet/1/manifest.json").read_text())
     assert manifest["variants"][0]["images"] >= 500
     assert (tmp_path / "build/digits/answers.png").exists()
