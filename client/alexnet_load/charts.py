@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from alexnet_load.knee import CurvePoint
-from alexnet_load.summary import BEYOND, Summary, percentile_ms
+from alexnet_load.summary import BEYOND, Summary
 
 _TEXT, _GRID = "#010203", "#010204"
 """They become the page's own colours, so that dark and light both read well."""
@@ -88,12 +88,13 @@ def percentile_curve(summary: Summary, *, objective_ms: float | None) -> str:
     total = summary.response.total_count
     ends = [each for each in NINES if each == NINES[0] or total * (1 - each / 100) >= 1]
     along = np.geomspace(1, max(2.0, total), 160)
+    shares = np.maximum(1e-6, 100 * (1 - 1 / along)).tolist()
     known = along <= max(2.0, total / BEYOND)
     kinds = [("response", ORANGE, 3.0), ("service", BLUE, 1.4)]  # both are seen where they are the same
     with _drawing() as axes:
         for name, colour, width in kinds:
-            found = getattr(summary, name)
-            values = np.array([percentile_ms(found, max(1e-6, 100 * (1 - 1 / each))) for each in along])
+            found_us = getattr(summary, name).get_percentile_to_value_dict(shares)  # in one pass
+            values = np.array([found_us[each] / 1000 for each in shares])
             axes.plot(along, values, ":", color=colour, linewidth=width)
             axes.plot(along[known], values[known], color=colour, linewidth=width, label=name)
         _objective(axes, objective_ms)
