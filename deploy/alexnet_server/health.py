@@ -7,12 +7,14 @@ server. Both carry the state as JSON. ``/metrics`` says the same to Prometheus.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
@@ -119,13 +121,20 @@ def serving(health: Health, address: str, port: int | None) -> Iterator[None]:
         def log_message(self, *_: object) -> None:
             """Probes are no news."""
 
+    class HealthServer(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *where: Any) -> None:
+            """A prober that went away before its answer is no fault; anything else is told as http.server tells it."""
+            if not isinstance(sys.exc_info()[1], ConnectionError):
+                super().handle_error(*where)
+
     try:
-        server = ThreadingHTTPServer((address, port), Handler)
+        server = HealthServer((address, port), Handler)
     except OSError as error:
         raise LaunchError(
             f"port {port} (health): cannot be bound ({error.strerror}); choose another with --health-port, or 0 for none"
         ) from None
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     try:
         yield

@@ -342,9 +342,7 @@ def somebody_was_told(watched: Watched, notified: list[tuple[str, str]]) -> None
 
 def shown_rate(watched: Watched, counter: str, at_s: float) -> tuple[float, float, float]:
     """Prometheus' rate of a counter, and the time of the first and of the last scrape that it is made of."""
-    found = watched.query(f"rate({counter}[{WINDOW_S}s])", time=at_s)
-    assert len(found) == 1, found
-    (rate,) = found
+    (rate,) = watched.query(f"rate({counter}[{WINDOW_S}s])", time=at_s)
     (scraped,) = watched.query(f"{counter}[{WINDOW_S}s]", time=at_s)
     return float(rate["value"][1]), float(scraped["values"][0][0]), float(scraped["values"][-1][0])
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
+from http.server import ThreadingHTTPServer
 
 import pytest
 
@@ -79,3 +83,27 @@ def test_it_says_when_certificates_expire():
     told = Health({"roots": 4e9, "own": 3e9}).answer("/metrics")[2].decode()
     assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="roots"} 4e+09' in told
     assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="own"} 3e+09' in told
+
+
+@pytest.mark.parametrize(("fault", "told"), [(None, False), (ValueError("of ours"), True)])
+def test_a_prober_that_goes_away_is_not_told_and_a_fault_of_ours_is(free_port, capsys, monkeypatch, fault, told):
+    health, port, gone, over = Health(), free_port(), threading.Event(), threading.Event()
+    end = ThreadingHTTPServer.shutdown_request
+    monkeypatch.setattr(ThreadingHTTPServer, "shutdown_request", lambda *each: (end(*each), over.set()))
+
+    def answer(path):
+        assert gone.wait(10)
+        if fault is not None:
+            raise fault
+        return 200, "text/plain", b"late" * 1_000_000
+
+    monkeypatch.setattr(health, "answer", answer)
+    with serving(health, "127.0.0.1", port):
+        with socket.create_connection(("127.0.0.1", port)) as prober:
+            prober.sendall(b"GET /ready HTTP/1.1\r\n\r\n")
+            prober.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # a reset, not an orderly end
+        gone.set()
+        assert over.wait(10)
+    assert ("Traceback" in capsys.readouterr().err) is told
