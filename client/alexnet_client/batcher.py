@@ -14,7 +14,7 @@ from alexnet_client.batching import BatchOptions, Sleep, Waiting, decide
 from alexnet_client.callers import Caller, fail, hand_out, size_of
 from alexnet_client.codec import Array
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, ClientError, Closed, RequestRefused, ServerFault, TimedOut
+from alexnet_client.errors import BadInput, ClientError, Closed, DeadlineExceeded, RequestRejected, ServerFault
 from alexnet_client.events import BatchSent, Listener
 from alexnet_client.room import Room
 
@@ -105,7 +105,7 @@ class Batcher:
             async with asyncio.timeout(max(0.0, deadline.at - deadline.clock())):
                 return await caller.answer
         except TimeoutError:
-            raise TimedOut(f"no answer within {deadline.timeout_s:g} s") from None
+            raise DeadlineExceeded(f"no answer within {deadline.timeout_s:g} s") from None
         finally:
             if not caller.left:  # it was cancelled or timed out before
                 self._queue.remove(caller)
@@ -194,7 +194,7 @@ class Batcher:
         try:
             answer = await self._rows(batch)
         except ClientError as error:
-            if len(batch) == 1 or not isinstance(error, BadInput) or isinstance(error, RequestRefused):
+            if len(batch) == 1 or not isinstance(error, BadInput) or isinstance(error, RequestRejected):
                 fail(batch, error)
                 return
         else:

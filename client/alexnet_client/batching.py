@@ -22,7 +22,7 @@ class BatchOptions:
             quick it waits less, a quarter of what they take.
         max_queue_images: images that may wait in this process.
         max_queue_bytes: bytes of images that may wait in this process.
-        least_in_flight, most_in_flight: bounds of the requests in flight at one replica; between them their number adapts
+        min_in_flight, max_in_flight: bounds of the requests in flight at one replica; between them their number adapts
             to its latency.
         wait_when_full: a caller waits for room in the queue until its deadline, or else is told ``QueueFull`` at once.
     """
@@ -31,16 +31,16 @@ class BatchOptions:
     max_delay_s: float = 0.010
     max_queue_images: int = 4096
     max_queue_bytes: int = 1 << 29
-    least_in_flight: int = 1
-    most_in_flight: int = 16
+    min_in_flight: int = 1
+    max_in_flight: int = 16
     wait_when_full: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_queue_images", "max_queue_bytes", "least_in_flight"):
+        for name in ("max_batch", "max_queue_images", "max_queue_bytes", "min_in_flight"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.most_in_flight < self.least_in_flight:
-            raise BadInput(f"most_in_flight must be at least {self.least_in_flight}, got {self.most_in_flight}")
+        if self.max_in_flight < self.min_in_flight:
+            raise BadInput(f"max_in_flight must be at least {self.min_in_flight}, got {self.max_in_flight}")
         if not 0 <= self.max_delay_s < math.inf:
             raise BadInput(f"max_delay_s must be finite and not negative, got {self.max_delay_s}")
 

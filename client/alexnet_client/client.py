@@ -97,7 +97,7 @@ class Client:
             model,
             connect=lambda address: connect(address, connection),
             retries=retries or RetryOptions(),
-            bounds=LimitRange(batching.least_in_flight, batching.most_in_flight),
+            bounds=LimitRange(batching.min_in_flight, batching.max_in_flight),
             on_event=self._tell,
             chance=random.Random(),  # noqa: S311  it spreads load
         )
@@ -242,7 +242,7 @@ class Client:
     @contextmanager
     def _call(self, name: str, images: int) -> Iterator[None]:
         """A caller's own span, if there is tracing, and the record of how the call ended."""
-        began_s, outcome = time.monotonic(), "given_up"  # if the caller is cancelled
+        began_s, outcome = time.monotonic(), "cancelled"  # if the caller is cancelled
         span = nullcontext() if self._tracing is None else self._tracing.call(name, model=self.model, images=images)
         try:
             with span:

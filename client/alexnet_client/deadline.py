@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from alexnet_client.errors import TimedOut
+from alexnet_client.errors import DeadlineExceeded
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ class Deadline:
         """Ends the block when the deadline passes.
 
         Raises:
-            TimedOut: it did; the text names ``doing``.
+            DeadlineExceeded: it did; the text names ``doing``.
         """
         try:
             async with asyncio.timeout(self.remaining_s(doing)):
                 yield
         except TimeoutError:
-            raise TimedOut(f"the deadline of {self.timeout_s:g} s passed while {doing}") from None
+            raise DeadlineExceeded(f"the deadline of {self.timeout_s:g} s passed while {doing}") from None
 
     def remaining_s(self, doing: str) -> float:
         """Seconds left.
 
         Raises:
-            TimedOut: none are; the text names ``doing``.
+            DeadlineExceeded: none are; the text names ``doing``.
         """
         left = self.at - self.clock()
         if left <= 0:
-            raise TimedOut(f"the deadline of {self.timeout_s:g} s passed while {doing}")
+            raise DeadlineExceeded(f"the deadline of {self.timeout_s:g} s passed while {doing}")
         return left

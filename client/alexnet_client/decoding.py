@@ -39,7 +39,7 @@ class Decoders:
 
         Raises:
             ImageError: it cannot be read.
-            TimedOut: the deadline passed first.
+            DeadlineExceeded: the deadline passed first.
         """
         if isinstance(image, np.ndarray) and not encoded:
             return load_pixels(image)[np.newaxis]

@@ -16,7 +16,7 @@ class ImageError(BadInput):
     """The image cannot be read: not an image, truncated, or too large."""
 
 
-class RequestRefused(BadInput):
+class RequestRejected(BadInput):
     """The server refuses the request whatever its images are: no such model or release there, no permission."""
 
 
@@ -28,7 +28,7 @@ class QueueFull(Overloaded):
     """Too much waits in this process already: send less, or let the call wait for room."""
 
 
-class TimedOut(ClientError):
+class DeadlineExceeded(ClientError):
     """The deadline passed before the answer came."""
 
 

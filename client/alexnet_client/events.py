@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class CallEnded:
-    """A call is over: ``outcome`` is "ok", the exception's name in snake case, or "given_up" if the caller was cancelled."""
+    """A call is over: ``outcome`` is "ok", the exception's name in snake case, or "cancelled" if the caller was cancelled."""
 
     outcome: str
     images: int
@@ -50,7 +50,7 @@ class Retried:
 
 
 @dataclass(frozen=True)
-class RetryDenied:
+class RetryBudgetExhausted:
     """An attempt would have been made again, but the budget is spent."""
 
     reason: str
@@ -71,21 +71,29 @@ class Ejected:
 
 
 @dataclass(frozen=True)
-class LeftToWire:
-    """A request goes over the wire though shared memory was asked for; ``reason``: "full" or "refused"."""
+class SharedMemoryFallback:
+    """A request goes over the wire though shared memory was asked for; ``reason``: "full" or "rejected"."""
 
     replica: str
     reason: str
 
 
 Event: TypeAlias = (
-    CallEnded | BatchSent | BatchAnswered | Attempted | Retried | RetryDenied | Hedged | Ejected | LeftToWire
+    CallEnded
+    | BatchSent
+    | BatchAnswered
+    | Attempted
+    | Retried
+    | RetryBudgetExhausted
+    | Hedged
+    | Ejected
+    | SharedMemoryFallback
 )
 Listener: TypeAlias = Callable[[Event], None]
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """Such as ok, bad_input, overloaded or timed_out: the exception's name in snake case."""
+    """Such as ok, bad_input, overloaded or deadline_exceeded: the exception's name in snake case."""
     if error is None:
         return "ok"
     name = type(error).__name__

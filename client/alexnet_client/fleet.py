@@ -10,8 +10,8 @@ from contextlib import suppress
 from typing import TypeVar
 
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import ClientError, Closed, TimedOut, Unavailable
-from alexnet_client.events import Attempted, Ejected, Hedged, Listener, Retried, RetryDenied, outcome_of
+from alexnet_client.errors import ClientError, Closed, DeadlineExceeded, Unavailable
+from alexnet_client.events import Attempted, Ejected, Hedged, Listener, Retried, RetryBudgetExhausted, outcome_of
 from alexnet_client.limit import LimitRange
 from alexnet_client.replicas import Replica, ReplicaSet
 from alexnet_client.retries import Patience, RetryBudget, RetryOptions, again
@@ -116,7 +116,7 @@ class Fleet:
         if step is None:
             raise self._verdict(error)
         if not self._budget.take():
-            self._on_event(RetryDenied(step.reason))
+            self._on_event(RetryBudgetExhausted(step.reason))
             raise self._verdict(error)
         self._on_event(Retried(step.reason))
         await asyncio.sleep(step.after_s)
@@ -141,8 +141,8 @@ class Fleet:
             self.replicas.failed(replica, error)
             raise
         except asyncio.CancelledError:
-            outcome = "given_up"
-            self.replicas.failed(replica, TimedOut(f"{replica.address}: no answer before the callers gave up"))
+            outcome = "cancelled"
+            self.replicas.failed(replica, DeadlineExceeded(f"{replica.address}: no answer before the callers gave up"))
             raise
         else:
             latency_s = time.monotonic() - began_s

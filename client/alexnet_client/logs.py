@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from pythonjsonlogger.json import JsonFormatter
 
-from alexnet_client.events import Ejected, Event, Hedged, LeftToWire, Retried, RetryDenied
+from alexnet_client.events import Ejected, Event, Hedged, Retried, RetryBudgetExhausted, SharedMemoryFallback
 
 OURS = ("alexnet_client", "alexnet_load", "alexnet_server", "triton")
 """Loggers of this project; of others, warnings are enough."""
@@ -93,9 +93,9 @@ class EventLog:
         match event:
             case Ejected():
                 self._say(logging.WARNING, f"{event.replica} is left alone for a while", replica=event.replica)
-            case RetryDenied():
+            case RetryBudgetExhausted():
                 self._say(logging.WARNING, f"not tried again, the budget is spent: {event.reason}", reason=event.reason)
-            case LeftToWire():
+            case SharedMemoryFallback():
                 text = f"{event.replica} gets pixels over the wire: shared memory is {event.reason}"
                 self._say(logging.WARNING, text, replica=event.replica, reason=event.reason)
             case Retried():

@@ -24,9 +24,9 @@ from alexnet_client.events import (
     Ejected,
     Event,
     Hedged,
-    LeftToWire,
     Retried,
-    RetryDenied,
+    RetryBudgetExhausted,
+    SharedMemoryFallback,
 )
 from alexnet_client.metrics_server import MetricsServer, serve_metrics
 from alexnet_client.replicas import ReplicaSet
@@ -40,16 +40,16 @@ PHASE_BUCKETS_S = (0.0001, 0.0002, *CALL_BUCKETS_S)  # a batch is made into byte
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 # What may be counted is there from the start, as 0: a counter that first appears as 1 has never increased.
 OUTCOMES = (
-    *("ok", "given_up", "bad_input", "image_error", "request_refused", "overloaded", "queue_full"),
-    *("timed_out", "unavailable", "closed", "server_fault"),
+    *("ok", "cancelled", "bad_input", "image_error", "request_rejected", "overloaded", "queue_full"),
+    *("deadline_exceeded", "unavailable", "closed", "server_fault"),
 )
 REASONS = ("unavailable", "overloaded", "server_fault")
 GAUGES: tuple[tuple[str, str, Callable[[Batcher, ReplicaSet], int]], ...] = (
     ("queued_images", "Images that wait in this process.", lambda batcher, _: batcher.queued),
     ("batches_in_flight", "Batches that were sent and are not answered.", lambda batcher, _: batcher.in_flight),
-    ("batches_in_flight_limit", "Batches that may be in flight now.", lambda _, replicas: replicas.capacity),
-    ("replicas_known", "Replicas, ejected or not.", lambda _, replicas: len(replicas.all)),
-    ("replicas_usable", "Replicas that get requests.", lambda _, replicas: len(replicas.usable)),
+    ("concurrency_limit", "Batches that may be in flight now.", lambda _, replicas: replicas.capacity),
+    ("replicas", "Replicas, ejected or not.", lambda _, replicas: len(replicas.all)),
+    ("replicas_healthy", "Replicas that get requests.", lambda _, replicas: len(replicas.usable)),
 )
 
 
@@ -128,7 +128,7 @@ class ClientMetrics(Collector):
             case Attempted():
                 self._see(event.replica)
                 self._attempts.labels(event.replica, event.outcome).inc()
-            case Retried() | RetryDenied() | LeftToWire():
+            case Retried() | RetryBudgetExhausted() | SharedMemoryFallback():
                 self._by_reason[type(event)].labels(event.reason).inc()
             case Hedged():
                 self._hedges.labels("won" if event.won else "lost").inc()
@@ -138,10 +138,10 @@ class ClientMetrics(Collector):
 
     def _make_histograms(self) -> None:
         self._call_s = self._histogram(
-            "call_seconds", "Time from a call to its outcome.", CALL_BUCKETS_S, "outcome", ("ok",)
+            "call_duration_seconds", "Time from a call to its outcome.", CALL_BUCKETS_S, "outcome", ("ok",)
         )
         phases = self._histogram(
-            "phase_seconds",
+            "phase_duration_seconds",
             "Time of a call in the queue (queued); of an answered batch until its bytes are made (encoded), on the wire "
             "and at the server (served), and until they are read (decoded).",
             PHASE_BUCKETS_S,
@@ -162,9 +162,14 @@ class ClientMetrics(Collector):
         self._ejections = self._counter("ejections", "Times a replica was taken out.", "replica")
         self._by_reason = {
             Retried: self._counter("retries", "Attempts made again.", "reason", values=REASONS),
-            RetryDenied: self._counter("retries_denied", "Retries the budget forbade.", "reason", values=REASONS),
-            LeftToWire: self._counter(
-                "left_to_wire", "Requests without the shared memory asked for.", "reason", values=("full", "refused")
+            RetryBudgetExhausted: self._counter(
+                "retry_budget_exhausted", "Retries the budget forbade.", "reason", values=REASONS
+            ),
+            SharedMemoryFallback: self._counter(
+                "shared_memory_fallbacks",
+                "Requests without the shared memory asked for.",
+                "reason",
+                values=("full", "rejected"),
             ),
         }
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from alexnet_client.errors import ClientError, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.errors import ClientError, DeadlineExceeded, Overloaded, ServerFault, Unavailable
 from alexnet_client.limit import AdaptiveLimit, LimitRange
 
 FAULTS_IN_A_ROW = 3
@@ -111,7 +111,7 @@ class ReplicaSet:
     @property
     def _quick(self) -> list[Replica]:
         """The ejected ones that said what was wrong, not those that say nothing."""
-        return [each for each in self._replicas.values() if not isinstance(each.last_error, TimedOut)]
+        return [each for each in self._replicas.values() if not isinstance(each.last_error, DeadlineExceeded)]
 
     @property
     def capacity(self) -> int:
@@ -181,7 +181,7 @@ class ReplicaSet:
         now_s = self._clock()
         replica.last_error = error
         silent_since_s = replica.silent_since_s
-        if not isinstance(error, TimedOut):
+        if not isinstance(error, DeadlineExceeded):
             self._spoke(replica)
         match error:
             case Overloaded():
@@ -192,7 +192,7 @@ class ReplicaSet:
             case ServerFault():
                 replica.faults += 1
                 dead = replica.faults >= FAULTS_IN_A_ROW
-            case TimedOut():
+            case DeadlineExceeded():
                 patience_s = max(SILENCE_S, 2 * replica.slowest_s)
                 dead = silent_since_s is not None and now_s - silent_since_s >= patience_s
             case _:

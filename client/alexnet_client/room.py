@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import QueueFull, TimedOut
+from alexnet_client.errors import DeadlineExceeded, QueueFull
 
 
 class Room:
@@ -26,7 +26,7 @@ class Room:
 
         Raises:
             QueueFull: there is none, and this caller does not wait.
-            TimedOut: none was free in time.
+            DeadlineExceeded: none was free in time.
         """
         if not self._waiters and self._fits(images, nbytes):
             self._add(images, nbytes)
@@ -48,7 +48,7 @@ class Room:
             if isinstance(error, asyncio.CancelledError):
                 raise
             text = f"the deadline of {deadline.timeout_s:g} s passed while waiting for room in the queue"
-            raise TimedOut(text) from None
+            raise DeadlineExceeded(text) from None
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)

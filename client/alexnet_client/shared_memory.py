@@ -26,7 +26,7 @@ from alexnet_client.codec import Array
 from alexnet_client.connection import Connection
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, ClientError, Closed
-from alexnet_client.events import LeftToWire, Listener
+from alexnet_client.events import Listener, SharedMemoryFallback
 from alexnet_client.regions import DIRECTORY, NAME, Region, Regions, sweep
 from alexnet_client.registration import RegisteringTransport
 
@@ -82,7 +82,7 @@ class SharedTransport(RegisteringTransport):
         """
         if parts[0].dtype.hasobject:
             raise BadInput("shared memory is for pixels; ask a model that reads files without shared_memory")
-        region, reason = None, "refused"
+        region, reason = None, "rejected"
         if not self._closing and not (self._proven and time.monotonic() < self._rests_until_s):
             try:
                 region, reason = await self._known(sum(part.nbytes for part in parts), deadline), "full"
@@ -90,7 +90,7 @@ class SharedTransport(RegisteringTransport):
                 if not self._proven:
                     raise
         if region is None:
-            self._on_event(LeftToWire(self.target, reason))
+            self._on_event(SharedMemoryFallback(self.target, reason))
             return None
         region.write(parts)
         return Lease(self, region)

@@ -46,7 +46,7 @@ class Tracing:
         attributes: dict[str, str | int] = {"alexnet.model": model, "alexnet.images": images}
         with (
             self._tracer.start_as_current_span(f"alexnet {name}", attributes=attributes) as span,
-            _given_up_is_an_error(span),
+            _mark_cancelled_as_error(span),
         ):
             yield
 
@@ -73,7 +73,7 @@ class Tracing:
                 attributes={"alexnet.images": images, "alexnet.callers": len(callers)},
                 links=[trace.Link(each.get_span_context()) for each in callers],
             ) as span,
-            _given_up_is_an_error(span),
+            _mark_cancelled_as_error(span),
         ):
             for each in callers:
                 if each is not parent and each.is_recording():
@@ -89,10 +89,10 @@ class Tracing:
 
 
 @contextmanager
-def _given_up_is_an_error(span: trace.Span) -> Iterator[None]:
+def _mark_cancelled_as_error(span: trace.Span) -> Iterator[None]:
     """OpenTelemetry records what is an ``Exception``; a cancellation is none, and its span would look like a success."""
     try:
         yield
     except asyncio.CancelledError:
-        span.set_status(trace.StatusCode.ERROR, "given up")
+        span.set_status(trace.StatusCode.ERROR, "cancelled")
         raise

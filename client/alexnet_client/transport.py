@@ -19,10 +19,10 @@ from alexnet_client.errors import (
     BadInput,
     ClientError,
     Closed,
+    DeadlineExceeded,
     Overloaded,
-    RequestRefused,
+    RequestRejected,
     ServerFault,
-    TimedOut,
     Unavailable,
 )
 
@@ -35,12 +35,12 @@ _BAD_INPUT: dict[grpc.StatusCode, type[BadInput]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadInput,
     grpc.StatusCode.OUT_OF_RANGE: BadInput,
     grpc.StatusCode.RESOURCE_EXHAUSTED: BadInput,  # a message over a size limit
-    grpc.StatusCode.NOT_FOUND: RequestRefused,
-    grpc.StatusCode.FAILED_PRECONDITION: RequestRefused,
-    grpc.StatusCode.ALREADY_EXISTS: RequestRefused,
-    grpc.StatusCode.PERMISSION_DENIED: RequestRefused,
-    grpc.StatusCode.UNAUTHENTICATED: RequestRefused,
-    grpc.StatusCode.UNIMPLEMENTED: RequestRefused,
+    grpc.StatusCode.NOT_FOUND: RequestRejected,
+    grpc.StatusCode.FAILED_PRECONDITION: RequestRejected,
+    grpc.StatusCode.ALREADY_EXISTS: RequestRejected,
+    grpc.StatusCode.PERMISSION_DENIED: RequestRejected,
+    grpc.StatusCode.UNAUTHENTICATED: RequestRejected,
+    grpc.StatusCode.UNIMPLEMENTED: RequestRejected,
 }
 
 
@@ -48,7 +48,7 @@ def error_from_status(code: grpc.StatusCode, details: str, target: str, timeout_
     """The exception for a failed call: what the caller can do about it, not how gRPC names it."""
     said = details.removeprefix("[request id: <id_unknown>] ").strip() or code.name
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TimedOut(f"{target}: no answer within {timeout_s:g} s")
+        return DeadlineExceeded(f"{target}: no answer within {timeout_s:g} s")
     if code is grpc.StatusCode.UNAVAILABLE or _STOPPING in said:
         return _unavailable(said, target)
     if code is grpc.StatusCode.UNIMPLEMENTED:
@@ -61,7 +61,7 @@ def _unavailable(said: str, target: str) -> ClientError:
     if any(text in said.lower() for text in _OVERLOAD):
         return Overloaded(f"{target}: {said}")
     if "protocol is restricted" in said.lower():
-        return RequestRefused(f"{target}: that call needs the server's administration key ({said})")
+        return RequestRejected(f"{target}: that call needs the server's administration key ({said})")
     return Unavailable(f"{target}: no server answers there, or it is stopping; start one or check the address ({said})")
 
 

@@ -17,7 +17,7 @@ from alexnet_load.run import Plan
 ARRIVALS = "when requests come: constant:RATE, poisson:RATE, ramp:FROM-TO, steps:R1,R2, burst:SIZE/PERIOD or trace:FILE"
 RATE = 50.0
 """Requests a second if nobody says: less than any machine serves that this project was tried on."""
-EACH_ALONE = {"max_batch": 1, "least_in_flight": 256, "most_in_flight": 256}
+NO_BATCHING = {"max_batch": 1, "min_in_flight": 256, "max_in_flight": 256}
 """For clients that stand for many separate ones: every request is sent as it is, at once."""
 
 Target = Annotated[str, typer.Option("--target", "-t", help="host:port of a server's gRPC endpoint, or several")]
@@ -34,7 +34,7 @@ Delay = Annotated[
     float, typer.Option(help="longest an image waits for others in the client, ms; negative: its default")
 ]
 Alone = Annotated[
-    bool, typer.Option("--each-alone", help="no batching in the client: each request goes as it is, at once")
+    bool, typer.Option("--no-batching", help="no batching in the client: each request goes as it is, at once")
 ]
 MetricsPort = Annotated[
     int,
@@ -91,7 +91,7 @@ def _every_plan(
     seed: Seed = 0,
     batch: Batch = 0,
     delay_ms: Delay = -1.0,
-    each_alone: Alone = False,
+    no_batching: Alone = False,
     metrics_port: MetricsPort = 0,
     metrics_address: MetricsAddress = "127.0.0.1",
     tls: Tls = "",
@@ -100,13 +100,13 @@ def _every_plan(
     """The options of every plan."""
 
 
-def _make_plan(*, sizes: str, timeout: float, batch: int, delay_ms: float, each_alone: bool, **plan: Any) -> Plan:
+def _make_plan(*, sizes: str, timeout: float, batch: int, delay_ms: float, no_batching: bool, **plan: Any) -> Plan:
     """A checked plan; raises ``BadInput``."""
     if not 0 <= plan["warm_up_s"] < plan["duration_s"]:
         raise BadInput(f"the warm-up, {plan['warm_up_s']:g} s, must end before the run, {plan['duration_s']:g} s, does")
-    batching: dict[str, Any] = dict(EACH_ALONE) if each_alone else {}
-    if batch and each_alone:
-        raise BadInput("--batch and --each-alone exclude each other; leave one out")
+    batching: dict[str, Any] = dict(NO_BATCHING) if no_batching else {}
+    if batch and no_batching:
+        raise BadInput("--batch and --no-batching exclude each other; leave one out")
     if batch:
         batching["max_batch"] = batch
     if delay_ms >= 0:

@@ -104,7 +104,7 @@ class ClientSide:
         images: images in answered requests.
         queued_s, encoded_s, served_s, decoded_s: sums over images of the time each spent in a phase: waiting for its
             batch to leave, made into bytes, on the wire and at the server, read.
-        retries, retries_denied: attempts made again or not, by reason.
+        retries, retry_budget_exhausted: attempts made again or not, by reason.
         hedges, ejections: how many.
         errors: an example of each outcome that is not ``OK``.
         interrupted: the run was ended before its time.
@@ -120,7 +120,7 @@ class ClientSide:
     served_s: float = 0.0
     decoded_s: float = 0.0
     retries: dict[str, int] = field(default_factory=dict)
-    retries_denied: dict[str, int] = field(default_factory=dict)
+    retry_budget_exhausted: dict[str, int] = field(default_factory=dict)
     hedges: int = 0
     ejections: int = 0
     errors: dict[str, str] = field(default_factory=dict)

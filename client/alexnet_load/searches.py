@@ -90,7 +90,7 @@ def sweep(
         tell_curve(points, plan, objective=objective, page=output, quiet=as_json)
 
 
-@of.with_plan(without=("target", "batch", "delay_ms", "each_alone", "tls", "tls_name"))
+@of.with_plan(without=("target", "batch", "delay_ms", "no_batching", "tls", "tls_name"))
 def tune(
     make: of.MakePlan,
     slo: Annotated[str, typer.Option(help="what to keep, such as p99=50ms,errors=0.1%")],

@@ -21,7 +21,7 @@ from alexnet_load.run import OK, Plan
 from alexnet_load.tally import Tally
 from alexnet_load.workload import open_workload
 
-GIVEN_UP = "given_up"
+CANCELLED = "cancelled"
 """The outcome of a request that was not answered when the run was broken off."""
 PATIENCE_S = 1.0
 """How long after its deadline the client may take to say that a request has timed out."""
@@ -167,7 +167,7 @@ class Sender:
             await asyncio.sleep(0)  # a request that is refused at once must not keep the loop to itself
 
     async def _send(self, planned_s: float, images: int, *, number: int) -> None:
-        batch, outcome, sent_s = self._workload.request(number, images), GIVEN_UP, math.nan
+        batch, outcome, sent_s = self._workload.request(number, images), CANCELLED, math.nan
         late_s = self._now_s() - planned_s
 
         def left() -> None:

@@ -14,7 +14,7 @@ from alexnet_client.events import (
     Event,
     Hedged,
     Retried,
-    RetryDenied,
+    RetryBudgetExhausted,
 )
 from alexnet_load.run import ClientSide
 
@@ -26,7 +26,7 @@ class Tally:
     """A listener for ``alexnet_client.Client``; plain numbers, so that it travels between processes.
 
     Attributes:
-        attempts, retries, retries_denied: by outcome or reason.
+        attempts, retries, retry_budget_exhausted: by outcome or reason.
         batches: answered requests by their images.
         seconds: by phase, sums over images.
         counts: of hedges and ejections.
@@ -36,7 +36,7 @@ class Tally:
 
     attempts: Counter[str] = field(default_factory=Counter)
     retries: Counter[str] = field(default_factory=Counter)
-    retries_denied: Counter[str] = field(default_factory=Counter)
+    retry_budget_exhausted: Counter[str] = field(default_factory=Counter)
     batches: Counter[int] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     counts: Counter[str] = field(default_factory=Counter)
@@ -57,8 +57,8 @@ class Tally:
                 self.seconds["decoded"] += event.images * event.decoded_s
             case Retried():
                 self.retries[event.reason] += 1
-            case RetryDenied():
-                self.retries_denied[event.reason] += 1
+            case RetryBudgetExhausted():
+                self.retry_budget_exhausted[event.reason] += 1
             case Hedged():
                 self.counts["hedges"] += 1
             case Ejected():
@@ -69,7 +69,7 @@ def client_side(tallies: Iterable[Tally], *, wall_s: float, interrupted: bool) -
     """The counts of all senders together."""
     sums, cpu_s = Tally(), []
     for each in tallies:
-        for name in ("attempts", "retries", "retries_denied", "batches", "counts"):
+        for name in ("attempts", "retries", "retry_budget_exhausted", "batches", "counts"):
             getattr(sums, name).update(getattr(each, name))
         for phase in PHASES:
             sums.seconds[phase] += each.seconds[phase]
@@ -86,7 +86,7 @@ def client_side(tallies: Iterable[Tally], *, wall_s: float, interrupted: bool) -
         served_s=sums.seconds["served"],
         decoded_s=sums.seconds["decoded"],
         retries=dict(sums.retries),
-        retries_denied=dict(sums.retries_denied),
+        retry_budget_exhausted=dict(sums.retry_budget_exhausted),
         hedges=sums.counts["hedges"],
         ejections=sums.counts["ejections"],
         errors=sums.errors,

@@ -16,7 +16,7 @@ from alexnet_client import BatchOptions
 from alexnet_client.errors import BadInput, ClientError
 from alexnet_load.atomic import check_writable, write_atomically
 from alexnet_load.conduct import Progress
-from alexnet_load.options import EACH_ALONE
+from alexnet_load.options import NO_BATCHING
 from alexnet_load.run import Plan
 from alexnet_load.slo import Found, Objective, search
 from alexnet_load.trial_server import Config, changed, read_config, serving
@@ -67,7 +67,7 @@ def apply(setting: Setting, config: Config) -> None:
 def client_options(setting: Setting) -> dict[str, float]:
     """What a setting says of the client, as fields of ``BatchOptions``."""
     if setting.client_batch == 1:
-        return dict(EACH_ALONE)
+        return dict(NO_BATCHING)
     return {"max_batch": setting.client_batch, "max_delay_s": setting.client_delay_ms / 1000}
 
 

@@ -77,7 +77,7 @@ Rollouts = Annotated[
         "of this machine: while Triton starts, they can read the key for it in the process list",
     ),
 ]
-Notice = Annotated[
+ShutdownDelay = Annotated[
     float,
     typer.Option(
         min=0,
@@ -117,7 +117,7 @@ def serve(
     trace_rate: TraceRate = 1,
     tls: TlsDirectory = None,
     rollouts: Rollouts = False,
-    notice: Notice = 0.0,
+    shutdown_delay: ShutdownDelay = 0.0,
 ) -> None:
     """Serve until Ctrl-C, or while a command runs: alexnet-server serve -- COMMAND.
 
@@ -153,7 +153,7 @@ def serve(
             policy=RestartPolicy(limit=max_restarts),
             probe_every_s=probe_interval,
             hung_after_s=hang_timeout,
-            notice_s=notice,
+            shutdown_delay_s=shutdown_delay,
             on_event=lambda event: _tell(event, options, quiet=bool(context.args)),
         )
         code = asyncio.run(supervisor.run(context.args))

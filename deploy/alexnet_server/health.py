@@ -70,7 +70,7 @@ class Health:
         ready = awake and status.state == "ready"
         if path == "/metrics":
             return 200, CONTENT_TYPE_LATEST, _metrics(ready=ready, restarts=status.restarts, expiries=self._expiries)
-        body: dict[str, object] = {**asdict(status), "looked_s_ago": round(age_s, 3)}
+        body: dict[str, object] = {**asdict(status), "last_check_age_s": round(age_s, 3)}
         del body["looked_s"]
         if path == "/ready":
             code = 200 if ready else 503

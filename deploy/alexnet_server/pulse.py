@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import ClientError, Overloaded, TimedOut, Unavailable
+from alexnet_client.errors import ClientError, DeadlineExceeded, Overloaded, Unavailable
 from alexnet_client.transport import Transport
 from alexnet_server.command import ServerOptions
 from alexnet_server.ready import probe
@@ -81,7 +81,7 @@ class Pulse:
         self._unanswered.add(model)
         try:
             await probe(transport, model, Deadline.after(TIMEOUT_S))
-        except (TimedOut, Unavailable, Overloaded):
+        except (DeadlineExceeded, Unavailable, Overloaded):
             return  # what is executed in the meantime tells a busy model from a dead one
         except ClientError as error:
             self._failed.setdefault(model, []).append(str(error))

@@ -11,7 +11,7 @@ import numpy as np
 from alexnet_client import codec
 from alexnet_client.connection import Connection
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, ClientError, TimedOut, Unavailable
+from alexnet_client.errors import BadInput, ClientError, DeadlineExceeded, Unavailable
 from alexnet_client.images import BLANK_FILE
 from alexnet_client.transport import Transport
 
@@ -40,7 +40,7 @@ async def wait_until_serving(
         False if the process ended meanwhile.
 
     Raises:
-        TimedOut: the models did not answer in time.
+        DeadlineExceeded: the models did not answer in time.
         ClientError: one answered with an error that waiting does not mend.
     """
     deadline = Deadline.after(timeout_s)
@@ -51,7 +51,7 @@ async def wait_until_serving(
                 for model in models:
                     await probe(transport, model, deadline)
                 return True
-            except (Unavailable, TimedOut):
+            except (Unavailable, DeadlineExceeded):
                 deadline.remaining_s(f"waiting for {', '.join(models)} to answer")
                 await asyncio.sleep(POLL_S)
         return False

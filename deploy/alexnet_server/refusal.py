@@ -7,7 +7,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 
-class RequestRefused(Exception):
+class RequestRejected(Exception):
     """One request cannot be run; the others of its batch can.
 
     Args:
@@ -25,6 +25,6 @@ class RequestRefused(Exception):
 
 
 def refuse_cancelled(request: Any) -> None:
-    """Raises ``RequestRefused`` if nobody waits for the answer any more."""
+    """Raises ``RequestRejected`` if nobody waits for the answer any more."""
     if request.is_cancelled():
-        raise RequestRefused("the caller cancelled this request", pb_utils.TritonError.CANCELLED)
+        raise RequestRejected("the caller cancelled this request", pb_utils.TritonError.CANCELLED)

@@ -62,7 +62,7 @@ class Supervisor:
         start_timeout_s: how long the models may take to answer, seconds.
         policy: how often it is started again.
         probe_every_s: a model that nobody asks anything is sent a blank request so often, seconds; 0 for never.
-        notice_s: between saying on the health port that it will stop and stopping, for balancers that look there, seconds.
+        shutdown_delay_s: between saying on the health port that it will stop and stopping, for balancers that look there, seconds.
         hung_after_s: a model that has executed nothing for so long while requests waited counts as hung, seconds.
         on_event: told what happens.
     """
@@ -76,13 +76,13 @@ class Supervisor:
         policy: RestartPolicy | None = None,
         probe_every_s: float = 5.0,
         hung_after_s: float = 10.0,
-        notice_s: float = 0.0,
+        shutdown_delay_s: float = 0.0,
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._options, self._log, self._start_timeout_s = options, log, start_timeout_s
         self._policy, self._probe_every_s, self._on_event = policy or RestartPolicy(), probe_every_s, on_event
         self._hung_after_s, self._health = hung_after_s, Health(options.expiries)
-        self._stop, self._at_once, self._notice_s = asyncio.Event(), asyncio.Event(), notice_s
+        self._stop, self._at_once, self._shutdown_delay_s = asyncio.Event(), asyncio.Event(), shutdown_delay_s
         self._server: Server | None = None
         self._companion: Companion | None = None
         self._started = self._restarts = 0
@@ -238,9 +238,9 @@ class Supervisor:
         """Let it finish what it has accepted, and give its exit code, or the companion's if that has ended."""
         assert self._server is not None
         self._health.say(state="stopping", reason="")
-        if self._stop.is_set() and self._notice_s:
+        if self._stop.is_set() and self._shutdown_delay_s:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._at_once.wait(), self._notice_s)
+                await asyncio.wait_for(self._at_once.wait(), self._shutdown_delay_s)
         code = None if self._companion is None else self._companion.end()
         server_code = await ended(self._server, while_waiting=self._health.say)
         if server_code and self._server.drained and not self._at_once.is_set():

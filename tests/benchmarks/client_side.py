@@ -108,7 +108,7 @@ async def overload(server: Running, images: np.ndarray) -> Row:
 async def singles(stack: AsyncExitStack, target: str, tensor: str, images: np.ndarray) -> dict[str, Ask]:
     """Ways to ask for one image: this client, the same without batching, tritonclient, and a bare stub."""
     ours = await stack.enter_async_context(Client(target, timeout_s=TIMEOUT_S))
-    unbatched = BatchOptions(max_batch=1, most_in_flight=TASKS)
+    unbatched = BatchOptions(max_batch=1, max_in_flight=TASKS)
     alone = await stack.enter_async_context(Client(target, timeout_s=TIMEOUT_S, batching=unbatched))
     theirs = await stack.enter_async_context(triton.InferenceServerClient(target))
     bare = await stack.enter_async_context(ready_requests(target, images, tensor=tensor))

@@ -20,10 +20,10 @@ from alexnet_client import BatchOptions
 from alexnet_client.admin import admin_metadata
 from alexnet_client.codec import encode_request
 from alexnet_client.connection import CHANNEL_OPTIONS
-from alexnet_load.options import EACH_ALONE as SEPARATE_CLIENTS
+from alexnet_load.options import NO_BATCHING as SEPARATE_CLIENTS
 
 INFER, TIMEOUT_S = "/inference.GRPCInferenceService/ModelInfer", 60.0
-EACH_ALONE = BatchOptions(**SEPARATE_CLIENTS)
+NO_BATCHING = BatchOptions(**SEPARATE_CLIENTS)
 """For clients that stand for many separate ones: every call is a request of its own, sent at once."""
 Ask = Callable[[int], Awaitable[Any]]
 """Sends the request of a caller, by its number."""

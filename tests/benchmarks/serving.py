@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from loads import EACH_ALONE, Ask, Raw, closed_loop, open_loop, ready_requests, through_shared_memory
+from loads import NO_BATCHING, Ask, Raw, closed_loop, open_loop, ready_requests, through_shared_memory
 from PIL import Image
 from rows import Row, spread
 from servers import as_found, published, running
@@ -49,7 +49,7 @@ async def _rows(precision: str, repository: Path, images: np.ndarray) -> AsyncIt
         yield single(f"{precision}: memory beside the weights, at the start", beside, "MiB", 400, at_most=True)
         async with (
             ready_requests(server.target, images) as single_images,
-            Client(server.target, timeout_s=DEADLINE_S, batching=EACH_ALONE) as client,
+            Client(server.target, timeout_s=DEADLINE_S, batching=NO_BATCHING) as client,
             Client(server.target, timeout_s=DEADLINE_S) as batching,
         ):
             await client.signature()
@@ -64,7 +64,7 @@ async def _rows(precision: str, repository: Path, images: np.ndarray) -> AsyncIt
                 yield await bursts(client, images)
         if precision == "int8":
             async with Client(
-                server.target, model="alexnet_encoded", timeout_s=DEADLINE_S, batching=EACH_ALONE
+                server.target, model="alexnet_encoded", timeout_s=DEADLINE_S, batching=NO_BATCHING
             ) as client:
                 yield await encoded(client, raw)
         beside = (server.memory() - weights) / 2**20

@@ -29,7 +29,7 @@ from verdict import Finding, Sample, draw, judge
 from alexnet_client import Client
 from alexnet_client.codec import encode_request
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, ClientError, TimedOut
+from alexnet_client.errors import BadInput, ClientError, DeadlineExceeded
 from alexnet_client.transport import Transport
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -110,7 +110,7 @@ class Soak:
                     with suppress(OSError), socket.create_connection((host, int(port)), timeout=1) as connection:
                         connection.sendall(self._chance.randbytes(50))
                     self.tally.counts["refused"] += 1
-            except (BadInput, TimedOut):
+            except (BadInput, DeadlineExceeded):
                 self.tally.counts["refused"] += 1
             await asyncio.sleep(0.05)
 

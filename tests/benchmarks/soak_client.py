@@ -45,7 +45,7 @@ async def soak(target: str, images: int, console: Console) -> list[dict[str, flo
                     right = (await call).logits[0].argmax() == pixels[row, 0, 0, 0] % 2
                     outcomes["right" if right else "WRONG"] += 1
                 except asyncio.CancelledError:
-                    outcomes["given up"] += 1
+                    outcomes["cancelled"] += 1
                 except ClientError as error:
                     outcomes[type(error).__name__] += 1
 
@@ -64,7 +64,7 @@ async def soak(target: str, images: int, console: Console) -> list[dict[str, flo
             )
         await asyncio.gather(*tasks)
         console.print(f"{asked:,} images in {time.monotonic() - began:.0f} s: {dict(outcomes)}")
-    if set(outcomes) - {"right", "given up"}:
+    if set(outcomes) - {"right", "cancelled"}:
         samples.append({key: float("inf") for key in samples[0]})
     return samples
 

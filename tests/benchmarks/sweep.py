@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from loads import EACH_ALONE, Raw, closed_loop
+from loads import NO_BATCHING, Raw, closed_loop
 from rich.console import Console
 from rich.table import Table
 from servers import running
@@ -76,7 +76,7 @@ async def measure(repository: Path, model: Path, scratch: Path, console: Console
             console.log(f"round {turn + 1} of {ROUNDS}")
             base = raw.rate(SECONDS)
             for name, server in servers.items():
-                async with Client(server.target, timeout_s=DEADLINE_S, batching=EACH_ALONE) as client:
+                async with Client(server.target, timeout_s=DEADLINE_S, batching=NO_BATCHING) as client:
                     found[name].append(await one(client, images, base))
     return [
         {"setting": name, **{key: statistics.median(each[key] for each in rounds) for key in rounds[0]}}

@@ -12,7 +12,15 @@ from alexnet_client.answers import BatchAnswer
 from alexnet_client.batcher import Batcher
 from alexnet_client.batching import BatchOptions
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, Closed, QueueFull, RequestRefused, ServerFault, TimedOut, Unavailable
+from alexnet_client.errors import (
+    BadInput,
+    Closed,
+    DeadlineExceeded,
+    QueueFull,
+    RequestRejected,
+    ServerFault,
+    Unavailable,
+)
 
 
 class Wire:
@@ -220,9 +228,9 @@ async def test_halves_of_a_refused_batch_take_one_place_in_flight():
 
 async def test_what_no_image_is_to_blame_for_is_not_sent_again_in_halves():
     wire = Wire()
-    wire.error = RequestRefused("unknown model")
+    wire.error = RequestRejected("unknown model")
     found = await gather(batcher(wire), range(4), return_exceptions=True)
-    assert [type(each) for each in found] == [RequestRefused] * 4
+    assert [type(each) for each in found] == [RequestRejected] * 4
     assert wire.sizes == [4]
 
 
@@ -321,7 +329,7 @@ async def test_a_deadline_ends_the_wait_for_room_in_the_queue():
     await until(lambda: wire.sizes == [1])
     tasks.append(asyncio.create_task(under.submit(image(1), soon())))
     await until(lambda: under.queued == 1)
-    with pytest.raises(TimedOut, match="waiting for room in the queue"):
+    with pytest.raises(DeadlineExceeded, match="waiting for room in the queue"):
         await under.submit(image(2), soon(0.02))
     wire.open.set()
     await asyncio.gather(*tasks)
@@ -331,7 +339,7 @@ async def test_a_deadline_holds_though_nothing_ever_answers():
     wire = Wire()
     wire.open.clear()
     began = time.monotonic()
-    with pytest.raises(TimedOut, match=r"no answer within 0\.05 s"):
+    with pytest.raises(DeadlineExceeded, match=r"no answer within 0\.05 s"):
         await batcher(wire).submit(image(1), soon(0.05))
     assert time.monotonic() - began < 1
 

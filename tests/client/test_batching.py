@@ -69,8 +69,8 @@ def test_only_as_many_callers_are_looked_at_as_fit_a_batch():
         {"max_delay_s": math.inf},
         {"max_queue_images": 0},
         {"max_queue_bytes": 0},
-        {"least_in_flight": 0},
-        {"most_in_flight": 1, "least_in_flight": 2},
+        {"min_in_flight": 0},
+        {"max_in_flight": 1, "min_in_flight": 2},
     ],
 )
 def test_senseless_options_are_refused_by_name(wrong):

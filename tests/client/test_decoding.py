@@ -11,7 +11,7 @@ import pytest
 from alexnet_client import decoding
 from alexnet_client.deadline import Deadline
 from alexnet_client.decoding import Decoders
-from alexnet_client.errors import Closed, TimedOut
+from alexnet_client.errors import Closed, DeadlineExceeded
 
 PIXELS = np.zeros((224, 224, 3), np.uint8)
 
@@ -46,7 +46,7 @@ async def test_who_gives_up_leaves_a_thread_that_still_works_and_its_place_is_no
     decoders = Decoders(1)
     impatient = [load(decoders, seconds=0.05) for _ in range(6)]
     found = await asyncio.gather(*impatient, return_exceptions=True)
-    assert [type(each) for each in found] == [TimedOut] * 6
+    assert [type(each) for each in found] == [DeadlineExceeded] * 6
     assert len(at_work) == 1, "the others never came to a thread"
     patient = load(decoders)
     await asyncio.sleep(0.01)

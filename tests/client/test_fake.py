@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from alexnet_client import BadInput, Client, Connection, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client import BadInput, Client, Connection, DeadlineExceeded, Overloaded, ServerFault, Unavailable
 from alexnet_client.codec import decode_response, encode_request
 from alexnet_client.deadline import Deadline
 from alexnet_client.fake import FakeServer, Step
@@ -142,7 +142,7 @@ async def test_a_request_that_hangs_is_worked_on_until_its_caller_gives_up(serve
     server.hang = True
     call = asyncio.create_task(ask(request(1), 0.3))
     await until(lambda: server.working == 1)
-    with pytest.raises(TimedOut):
+    with pytest.raises(DeadlineExceeded):
         await call
     await until(lambda: server.working == 0)
 
@@ -176,7 +176,7 @@ async def test_one_who_gives_up_waiting_leaves_its_place_to_others(server, ask):
     server.next(Step(delay_s=0.2))
     first = asyncio.create_task(ask(request(1)))
     await until(lambda: server.working == 1)
-    with pytest.raises(TimedOut):
+    with pytest.raises(DeadlineExceeded):
         await ask(request(1), 0.05)
     await asyncio.gather(first, ask(request(1)))
 

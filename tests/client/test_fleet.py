@@ -11,8 +11,8 @@ from collections import Counter
 import pytest
 
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, Closed, Overloaded, ServerFault, TimedOut, Unavailable
-from alexnet_client.events import Attempted, Ejected, Hedged, Retried, RetryDenied
+from alexnet_client.errors import BadInput, Closed, DeadlineExceeded, Overloaded, ServerFault, Unavailable
+from alexnet_client.events import Attempted, Ejected, Hedged, Retried, RetryBudgetExhausted
 from alexnet_client.fleet import Fleet
 from alexnet_client.limit import LimitRange
 from alexnet_client.retries import RetryOptions
@@ -144,7 +144,7 @@ async def test_when_everything_is_overloaded_retries_add_a_tenth(make):
     found = await asyncio.gather(*(send(fleet) for _ in range(500)), return_exceptions=True)
     assert all(isinstance(each, Overloaded) for each in found)
     assert sum(each.asked for each in replicas.values()) <= 500 * 1.1 + 10
-    assert of(events, RetryDenied)
+    assert of(events, RetryBudgetExhausted)
 
 
 async def test_when_all_are_dead_the_caller_hears_of_each(make):
@@ -227,7 +227,7 @@ async def test_a_request_that_is_cancelled_counts_neither_for_nor_against_a_repl
     await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert [each.outcome for each in of(events, Attempted)] == ["given_up"]
+    assert [each.outcome for each in of(events, Attempted)] == ["cancelled"]
     assert fleet.replicas.all[0].outstanding == 0
     assert fleet.replicas.all[0].usable
 
@@ -342,7 +342,7 @@ async def test_a_request_whose_deadline_has_passed_is_sent_nowhere_and_counts_ag
     fleet, replicas, events = make()
     await send(fleet)
     events.clear()
-    with pytest.raises(TimedOut, match="waiting to send"):
+    with pytest.raises(DeadlineExceeded, match="waiting to send"):
         await fleet.send(lambda transport, deadline: transport.infer(), Deadline.after(0.0), images=1)
     assert (sum(each.asked for each in replicas.values()), events) == (1, [])
 
@@ -361,8 +361,8 @@ async def test_a_question_goes_to_the_replica_it_is_meant_for_or_elsewhere_if_th
 async def test_a_timeout_is_the_callers_and_is_not_tried_again(make):
     fleet, replicas, _ = make()
     for each in replicas.values():
-        each.error = TimedOut("no answer")
-    with pytest.raises(TimedOut):
+        each.error = DeadlineExceeded("no answer")
+    with pytest.raises(DeadlineExceeded):
         await send(fleet)
     assert sum(each.asked for each in replicas.values()) == 1
 
@@ -396,7 +396,7 @@ async def test_a_slow_lookup_ends_at_the_deadline(make, monkeypatch):
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
     fleet, _, _ = make("dns:///triton:1")
-    with pytest.raises(TimedOut, match="looking up the address"):
+    with pytest.raises(DeadlineExceeded, match="looking up the address"):
         await send(fleet, seconds=0.05)
 
 

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from alexnet_client import Client, ClientError, Connection
-from alexnet_client.events import Attempted, Ejected, LeftToWire, Retried, RetryDenied
+from alexnet_client.events import Attempted, Ejected, Retried, RetryBudgetExhausted, SharedMemoryFallback
 from alexnet_client.logs import EventLog, configure_logs
 from alexnet_client.retries import RetryOptions
 
@@ -71,9 +71,9 @@ def test_a_line_names_the_trace_it_belongs_to(configured, capsys):
     ("event", "level", "fields"),
     [
         (Ejected("a:1"), "WARNING", {"replica": "a:1"}),
-        (RetryDenied("overloaded"), "WARNING", {"reason": "overloaded"}),
+        (RetryBudgetExhausted("overloaded"), "WARNING", {"reason": "overloaded"}),
         (Retried("unavailable"), "INFO", {"reason": "unavailable"}),
-        (LeftToWire("a:1", "full"), "WARNING", {"replica": "a:1", "reason": "full"}),
+        (SharedMemoryFallback("a:1", "full"), "WARNING", {"replica": "a:1", "reason": "full"}),
     ],
 )
 def test_what_somebody_may_want_to_act_on_is_logged(configured, capsys, event, level, fields):

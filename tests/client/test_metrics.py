@@ -28,9 +28,9 @@ from alexnet_client.events import (
     CallEnded,
     Ejected,
     Hedged,
-    LeftToWire,
     Retried,
-    RetryDenied,
+    RetryBudgetExhausted,
+    SharedMemoryFallback,
     outcome_of,
 )
 from alexnet_client.limit import LimitRange
@@ -63,25 +63,35 @@ def batcher(**values: object) -> SimpleNamespace:
     [
         (CallEnded("ok", 3, 0.25), "calls_total", {"outcome": "ok"}, 1),
         (CallEnded("ok", 3, 0.25), "images_total", {"outcome": "ok"}, 3),
-        (CallEnded("ok", 3, 0.25), "call_seconds_sum", {"outcome": "ok"}, 0.25),
-        (CallEnded("timed_out", 1, 9), "call_seconds_bucket", {"outcome": "timed_out", "le": "5.0"}, 0),
-        (CallEnded("timed_out", 1, 9), "call_seconds_bucket", {"outcome": "timed_out", "le": "10.0"}, 1),
+        (CallEnded("ok", 3, 0.25), "call_duration_seconds_sum", {"outcome": "ok"}, 0.25),
+        (
+            CallEnded("deadline_exceeded", 1, 9),
+            "call_duration_seconds_bucket",
+            {"outcome": "deadline_exceeded", "le": "5.0"},
+            0,
+        ),
+        (
+            CallEnded("deadline_exceeded", 1, 9),
+            "call_duration_seconds_bucket",
+            {"outcome": "deadline_exceeded", "le": "10.0"},
+            1,
+        ),
         (BatchSent(5, (0.5, 0.25)), "batch_images_sum", {}, 5),
         (BatchSent(5, (0.5, 0.25)), "batch_images_bucket", {"le": "4.0"}, 0),
-        (BatchSent(5, (0.5, 0.25)), "phase_seconds_sum", {"phase": "queued"}, 0.75),
-        (BatchSent(5, (0.5, 0.25)), "phase_seconds_count", {"phase": "queued"}, 2),
-        (BatchAnswered(5, 1, 2, 4), "phase_seconds_sum", {"phase": "encoded"}, 1),
-        (BatchAnswered(5, 1, 2, 4), "phase_seconds_sum", {"phase": "served"}, 2),
-        (BatchAnswered(5, 1, 2, 4), "phase_seconds_sum", {"phase": "decoded"}, 4),
+        (BatchSent(5, (0.5, 0.25)), "phase_duration_seconds_sum", {"phase": "queued"}, 0.75),
+        (BatchSent(5, (0.5, 0.25)), "phase_duration_seconds_count", {"phase": "queued"}, 2),
+        (BatchAnswered(5, 1, 2, 4), "phase_duration_seconds_sum", {"phase": "encoded"}, 1),
+        (BatchAnswered(5, 1, 2, 4), "phase_duration_seconds_sum", {"phase": "served"}, 2),
+        (BatchAnswered(5, 1, 2, 4), "phase_duration_seconds_sum", {"phase": "decoded"}, 4),
         (Attempted("a:1", "overloaded"), "attempts_total", {"replica": "a:1", "outcome": "overloaded"}, 1),
         (Retried("unavailable"), "retries_total", {"reason": "unavailable"}, 1),
-        (RetryDenied("overloaded"), "retries_denied_total", {"reason": "overloaded"}, 1),
+        (RetryBudgetExhausted("overloaded"), "retry_budget_exhausted_total", {"reason": "overloaded"}, 1),
         (Hedged(won=True), "hedges_total", {"result": "won"}, 1),
         (Hedged(won=True), "hedges_total", {"result": "lost"}, 0),
         (Hedged(won=False), "hedges_total", {"result": "lost"}, 1),
         (Ejected("a:1"), "ejections_total", {"replica": "a:1"}, 1),
-        (LeftToWire("a:1", "full"), "left_to_wire_total", {"reason": "full"}, 1),
-        (LeftToWire("a:1", "full"), "left_to_wire_total", {"reason": "refused"}, 0),
+        (SharedMemoryFallback("a:1", "full"), "shared_memory_fallbacks_total", {"reason": "full"}, 1),
+        (SharedMemoryFallback("a:1", "full"), "shared_memory_fallbacks_total", {"reason": "rejected"}, 0),
     ],
 )
 def test_an_event_adds_its_values_and_a_second_one_adds_them_again(shown, event, name, labels, value):
@@ -95,12 +105,12 @@ def test_an_event_adds_its_values_and_a_second_one_adds_them_again(shown, event,
 def test_every_outcome_and_reason_is_zero_before_it_happens(shown):
     _, read = shown
     assert len(ERRORS) == 9
-    for outcome in ("ok", "given_up", *map(outcome_of, ERRORS)):
+    for outcome in ("ok", "cancelled", *map(outcome_of, ERRORS)):
         assert read("calls_total", outcome=outcome) == 0, outcome
         assert read("images_total", outcome=outcome) == 0, outcome
     for reason in filter(None, map(reason_of, ERRORS)):
         assert read("retries_total", reason=reason) == 0, reason
-        assert read("retries_denied_total", reason=reason) == 0, reason
+        assert read("retry_budget_exhausted_total", reason=reason) == 0, reason
 
 
 async def test_calls_of_a_client_are_counted_with_their_phases_and_attempts(shown, scripted):
@@ -111,10 +121,16 @@ async def test_calls_of_a_client_are_counted_with_their_phases_and_attempts(show
         assert read("attempts_total", replica=target, outcome="ok") == 1
         await asyncio.gather(*(client.infer(IMAGE) for _ in range(3)))
     assert read("calls_total", outcome="ok") == read("images_total", outcome="ok") == 3
-    assert read("call_seconds_count", outcome="ok") == read("phase_seconds_count", phase="queued") == 3
+    assert (
+        read("call_duration_seconds_count", outcome="ok") == read("phase_duration_seconds_count", phase="queued") == 3
+    )
     assert read("batch_images_count") == 1
     assert read("batch_images_sum") == 3
-    assert [read("phase_seconds_count", phase=phase) for phase in ("encoded", "served", "decoded")] == [1, 1, 1]
+    assert [read("phase_duration_seconds_count", phase=phase) for phase in ("encoded", "served", "decoded")] == [
+        1,
+        1,
+        1,
+    ]
     assert read("attempts_total", replica=target, outcome="ok") == 2
 
 
@@ -130,7 +146,7 @@ async def test_a_refused_call_is_counted_with_its_attempts_and_retries(shown, sc
     assert read("calls_total", outcome="ok") == 0
     assert read("attempts_total", replica=target, outcome="overloaded") == 2
     assert read("retries_total", reason="overloaded") == 1
-    assert read("retries_denied_total", reason="overloaded") == 1
+    assert read("retry_budget_exhausted_total", reason="overloaded") == 1
 
 
 async def test_a_call_in_flight_shows_in_the_gauges_and_a_cancelled_one_is_given_up(shown, scripted):
@@ -145,14 +161,14 @@ async def test_a_call_in_flight_shows_in_the_gauges_and_a_cancelled_one_is_given
         await sent.wait()
         assert read("queued_images") == 0
         assert read("batches_in_flight") == 1
-        assert read("batches_in_flight_limit") == client._fleet.replicas.capacity > 0
-        assert read("replicas_known") == read("replicas_usable") == 1
+        assert read("concurrency_limit") == client._fleet.replicas.capacity > 0
+        assert read("replicas") == read("replicas_healthy") == 1
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-    assert read("calls_total", outcome="given_up") == 1
+    assert read("calls_total", outcome="cancelled") == 1
     assert read("calls_total", outcome="ok") == 0
-    assert read("batches_in_flight") == read("replicas_known") == 0
+    assert read("batches_in_flight") == read("replicas") == 0
 
 
 def test_gauges_are_the_sum_of_all_clients_that_are_open(shown):
@@ -164,11 +180,11 @@ def test_gauges_are_the_sum_of_all_clients_that_are_open(shown):
     metrics.watch(second, others, model="alexnet")
     replicas.failed(replicas.all[0], errors.Unavailable("away"))
     assert (read("queued_images"), read("batches_in_flight")) == (7, 3)
-    assert (read("replicas_known"), read("replicas_usable")) == (3, 2)
-    assert read("batches_in_flight_limit") == replicas.capacity + others.capacity
+    assert (read("replicas"), read("replicas_healthy")) == (3, 2)
+    assert read("concurrency_limit") == replicas.capacity + others.capacity
     second.closed = True
     assert (read("queued_images"), read("batches_in_flight")) == (3, 1)
-    assert (read("replicas_known"), read("replicas_usable")) == (2, 1)
+    assert (read("replicas"), read("replicas_healthy")) == (2, 1)
 
 
 def test_a_new_replica_clears_away_the_series_of_those_that_no_client_knows(shown):
@@ -180,11 +196,11 @@ def test_a_new_replica_clears_away_the_series_of_those_that_no_client_knows(show
         metrics(Attempted(address, "ok"))
         metrics(Ejected(address))
     replicas.update(["stays:1", "new:1"])
-    metrics(Attempted("old:1", "given_up"))
-    assert read("attempts_total", replica="old:1", outcome="given_up") == 1
+    metrics(Attempted("old:1", "cancelled"))
+    assert read("attempts_total", replica="old:1", outcome="cancelled") == 1
     metrics(Attempted("new:1", "ok"))
     assert read("attempts_total", replica="old:1", outcome="ok") is None
-    assert read("attempts_total", replica="old:1", outcome="given_up") is None
+    assert read("attempts_total", replica="old:1", outcome="cancelled") is None
     assert read("ejections_total", replica="old:1") is None
     for address in ("stays:1", "others:1", "new:1"):
         assert read("attempts_total", replica=address, outcome="ok") == 1, address
@@ -197,7 +213,7 @@ def test_replicas_that_come_and_go_for_ever_leave_no_more_than_one_series_behind
     for number in range(50):
         replicas.update([f"{number}:1"])
         metrics(Attempted(f"{number}:1", "ok"))
-        metrics(Attempted(f"{number - 1}:1", "given_up"))  # an answer that came late
+        metrics(Attempted(f"{number - 1}:1", "cancelled"))  # an answer that came late
     family = next(each for each in registry.collect() if each.name == "alexnet_client_attempts")
     assert {sample.labels["replica"] for sample in family.samples} == metrics._addresses == {"48:1", "49:1"}
 
@@ -214,7 +230,7 @@ async def test_one_instance_counts_for_several_clients(shown, scripted):
     _, target = scripted
     async with Client(target, listeners=[metrics]) as one, Client(target, listeners=[metrics]) as other:
         await asyncio.gather(one.infer(IMAGE), other.infer(IMAGE))
-        assert read("calls_total", outcome="ok") == read("replicas_known") == 2
+        assert read("calls_total", outcome="ok") == read("replicas") == 2
 
 
 def test_the_models_asked_are_named_while_their_clients_are_open(shown):

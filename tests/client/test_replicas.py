@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from alexnet_client.errors import BadInput, Overloaded, ServerFault, TimedOut, Unavailable
+from alexnet_client.errors import BadInput, DeadlineExceeded, Overloaded, ServerFault, Unavailable
 from alexnet_client.limit import LimitRange
 from alexnet_client.replicas import FIRST_PAUSE_S, LONGEST_PAUSE_S, ReplicaSet
 
@@ -89,10 +89,10 @@ def test_an_impatient_caller_ejects_nobody_and_a_silent_replica_is_ejected(trio,
     replica = of(trio, "a:1")
     trio.sent(replica)
     clock.now += 0.01
-    trio.failed(replica, TimedOut("10 ms"))
+    trio.failed(replica, DeadlineExceeded("10 ms"))
     assert replica.usable
     clock.now += 1.0
-    trio.failed(replica, TimedOut("a second later, nothing has come"))
+    trio.failed(replica, DeadlineExceeded("a second later, nothing has come"))
     assert not replica.usable
 
 
@@ -104,7 +104,7 @@ def test_a_replica_that_answers_others_is_not_silent(trio, clock):
     trio.answered(replica, 2.0, images=1, in_flight=2)
     trio.ended(replica)
     clock.now += 0.1
-    trio.failed(replica, TimedOut("the other one"))
+    trio.failed(replica, DeadlineExceeded("the other one"))
     assert replica.usable
 
 
@@ -120,7 +120,7 @@ def silence(replicas, address, clock):
     replica = of(replicas, address)
     replicas.sent(replica)
     clock.now += 2.0
-    replicas.failed(replica, TimedOut(f"{address}: silent"))
+    replicas.failed(replica, DeadlineExceeded(f"{address}: silent"))
     replicas.ended(replica)
 
 
@@ -158,7 +158,7 @@ def test_when_nobody_says_anything_callers_do_not_wait_for_it(trio, clock):
     for address in ("a:1", "b:1"):
         silence(trio, address, clock)
     eject(trio, "c:1")
-    trio.failed(of(trio, "c:1"), TimedOut("c:1: silent"))
+    trio.failed(of(trio, "c:1"), DeadlineExceeded("c:1: silent"))
     said = "a:1: silent; b:1: silent; c:1: silent"
     with pytest.raises(Unavailable, match=f"none of 3 replicas can be used: {said}"):
         trio.choose()
@@ -203,7 +203,7 @@ def test_what_is_stuck_at_an_ejected_replica_takes_no_place_from_the_others(trio
     for _ in range(2):
         trio.sent(stopped)
     clock.now += 2.0
-    trio.failed(stopped, TimedOut("silent"))
+    trio.failed(stopped, DeadlineExceeded("silent"))
     assert not stopped.usable
     assert trio.capacity - stopped.outstanding == 4
 
@@ -230,7 +230,7 @@ def test_idle_time_is_no_silence(trio, clock):
     for idle_s in (60.0, 0.0):
         trio.sent(replica)
         clock.now += 0.05
-        trio.failed(replica, TimedOut("given up"))
+        trio.failed(replica, DeadlineExceeded("cancelled"))
         trio.ended(replica)
         clock.now += idle_s
     assert replica.usable
@@ -241,7 +241,7 @@ def test_impatient_callers_find_a_silent_replica_out_together(trio, clock):
     for _ in range(30):
         trio.sent(replica)
         clock.now += 0.05
-        trio.failed(replica, TimedOut("given up"))
+        trio.failed(replica, DeadlineExceeded("cancelled"))
         trio.ended(replica)
     assert not replica.usable
 

@@ -9,11 +9,11 @@ import pytest
 from alexnet_client.errors import (
     BadInput,
     Closed,
+    DeadlineExceeded,
     ImageError,
     Overloaded,
     QueueFull,
     ServerFault,
-    TimedOut,
     Unavailable,
 )
 from alexnet_client.retries import Again, RetryBudget, RetryOptions, again
@@ -26,7 +26,7 @@ def decide(error, *, attempt=1, others=True, left_s=10.0):
     return again(error, attempt=attempt, others=others, left_s=left_s, options=OPTIONS, chance=chance)
 
 
-@pytest.mark.parametrize("kind", [BadInput, ImageError, Closed, TimedOut, QueueFull])
+@pytest.mark.parametrize("kind", [BadInput, ImageError, Closed, DeadlineExceeded, QueueFull])
 def test_what_would_fail_again_or_comes_too_late_is_not_tried_again(kind):
     assert decide(kind("no")) is None
 

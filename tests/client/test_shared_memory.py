@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from alexnet_client import BadInput, Client, ServerFault, TimedOut, Unavailable, shared_memory
+from alexnet_client import BadInput, Client, DeadlineExceeded, ServerFault, Unavailable, shared_memory
 from alexnet_client.admin import key_file
 from alexnet_client.codec import encode_batch
 from alexnet_client.deadline import Deadline
-from alexnet_client.events import LeftToWire
+from alexnet_client.events import SharedMemoryFallback
 from alexnet_client.regions import MOST_BYTES, MOST_REGIONS, SIZES, Region, Regions, sweep
 from alexnet_client.registration import check_local
 from alexnet_client.shared_memory import SharedTransport
@@ -259,7 +259,7 @@ async def triton(tmp_path, monkeypatch):
     await server.start()
     directory = tmp_path / "shm"
     directory.mkdir()
-    missed: list[LeftToWire] = []
+    missed: list[SharedMemoryFallback] = []
     transport = SharedTransport(target, directory=directory, on_event=missed.append)
     yield servicer, transport, directory, missed
     await transport.close()
@@ -307,7 +307,7 @@ async def test_close_unregisters_and_unlinks(triton):
 async def test_a_region_in_use_after_a_timeout_or_a_cancellation_stays_until_the_server_is_done(triton):
     server, transport, directory, _ = triton
     server.go = asyncio.Event()
-    with pytest.raises(TimedOut):
+    with pytest.raises(DeadlineExceeded):
         await ask(transport, 0.1)
     cancelled = asyncio.create_task(ask(transport))
     await eventually(lambda: server.placed == 2)
@@ -326,7 +326,7 @@ async def test_a_region_in_use_after_a_timeout_or_a_cancellation_stays_until_the
 async def test_close_does_not_wait_for_a_server_that_never_finishes(triton):
     server, transport, directory, _ = triton
     server.go = asyncio.Event()
-    with pytest.raises(TimedOut):
+    with pytest.raises(DeadlineExceeded):
         await ask(transport, 0.1)
     began_s = time.monotonic()
     await transport.close()
@@ -351,7 +351,7 @@ async def test_requests_beyond_the_bounds_go_over_the_wire_at_once(triton):
     waiting = [asyncio.create_task(ask(transport)) for _ in range(2)]
     await eventually(lambda: server.placed == 2)
     await ask(transport)
-    assert (server.by_wire, missed) == (1, [LeftToWire(transport.target, "full")])
+    assert (server.by_wire, missed) == (1, [SharedMemoryFallback(transport.target, "full")])
     server.go.set()
     await asyncio.gather(*waiting)
     server.in_use.clear()
@@ -375,7 +375,9 @@ async def test_a_server_that_was_started_again_and_refuses_is_asked_over_the_wir
         await ask(transport)
     assert (server.placed, server.by_wire) == (1, 3)
     assert server.registrations == 2, "it is left alone for a while"
-    assert missed == [LeftToWire(transport.target, "refused")] * 2, "the first one was found out by its request"
+    assert missed == [SharedMemoryFallback(transport.target, "rejected")] * 2, (
+        "the first one was found out by its request"
+    )
     server.refuse = None
     transport._rests_until_s = 0.0
     await ask(transport)

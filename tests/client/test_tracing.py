@@ -177,7 +177,7 @@ async def test_a_call_that_is_cancelled_is_an_error_and_so_is_its_batch(spans, s
             await call
     for name in ("alexnet infer", "alexnet batch"):
         (span,) = spans(name)
-        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "given up")
+        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "cancelled")
 
 
 def test_a_batch_joins_the_trace_of_a_call_that_is_sampled(spans):

@@ -83,7 +83,7 @@ CAUSES = (
         ticket(job="triton", **AT_A),
     ),
     Story(
-        "ClientsUnseen",
+        "ClientMetricsMissing",
         {**counters(request_success="0+150x120"), 'up{job="alexnet-client",instance="c:8003"}': "1x40 0x90"},
         615 + 900,
         ticket(),
@@ -114,7 +114,7 @@ CAUSES = (
         ticket(**MODEL_AT_A),
     ),
     Story(
-        "QueueBound",
+        "HighQueueTime",
         counters(
             request_success="0+15x100",
             queue_duration_us="0+30000x40 1200000+3000000x60",
@@ -177,16 +177,16 @@ CAUSES = (
     Story("RequestsExpiredInQueue", failures("REJECTED", "0x40 1+1x60"), 615 + 300, ticket(**MODEL_AT_A)),
     Story("BackendErrors", failures("BACKEND", "0x40 1+1x60"), 615 + 300, ticket(**MODEL_AT_A)),
     Story(
-        "ReplicasUnusable",
+        "ReplicasEjected",
         {
-            'alexnet_client_replicas_known{job="alexnet-client",instance="c:8003"}': "3x100",
-            'alexnet_client_replicas_usable{job="alexnet-client",instance="c:8003"}': "3x40 2x60",
+            'alexnet_client_replicas{job="alexnet-client",instance="c:8003"}': "3x100",
+            'alexnet_client_replicas_healthy{job="alexnet-client",instance="c:8003"}': "3x40 2x60",
         },
         615 + 300,
         ticket(job="alexnet-client", instance="c:8003"),
     ),
     Story(
-        "RetryBudgetSpent",
+        "RetryBudgetExhausted",
         {
             'alexnet_client_retries_denied_total{job="alexnet-client",instance="c:8003",reason="overloaded"}': "0x40 1+1x80"
         },
@@ -272,8 +272,8 @@ def burn_story(slo: Slo, burn: Burn) -> Story:
     good = f"0+{calls}x{steps} {(steps + 1) * calls - bad}+{calls - bad}x{later}"
     if slo.name == "latency":
         series = {
-            f'alexnet_client_call_seconds_count{{{labels},outcome="ok"}}': total,
-            f'alexnet_client_call_seconds_bucket{{{labels},outcome="ok",le="0.1"}}': good,
+            f'alexnet_client_call_duration_seconds_count{{{labels},outcome="ok"}}': total,
+            f'alexnet_client_call_duration_seconds_bucket{{{labels},outcome="ok",le="0.1"}}': good,
         }
     else:
         failed = f"0x{steps} {bad}+{bad}x{later}"

@@ -15,9 +15,9 @@ import numpy as np
 import psutil
 import pytest
 
-from alexnet_client import Client, Overloaded, TimedOut, Unavailable
+from alexnet_client import Client, DeadlineExceeded, Overloaded, Unavailable
 from alexnet_client.batching import BatchOptions
-from alexnet_client.events import Attempted, BatchSent, Ejected, RetryDenied
+from alexnet_client.events import Attempted, BatchSent, Ejected, RetryBudgetExhausted
 
 PATIENCE_S = 30
 IMAGES = np.random.default_rng(1).integers(0, 256, (97, 224, 224, 3)).astype(np.uint8)
@@ -71,7 +71,7 @@ class Load:
             row, began = chance.randrange(len(IMAGES)), time.monotonic()
             try:
                 answer = await self._client.infer(IMAGES[row : row + 1])
-            except (Unavailable, TimedOut, Overloaded) as error:
+            except (Unavailable, DeadlineExceeded, Overloaded) as error:
                 self.outcomes[type(error).__name__] += 1
             else:
                 right = np.allclose(answer.logits[0], self._expected[row], atol=1e-3)
@@ -176,9 +176,9 @@ async def test_a_replica_that_accepts_and_never_answers_is_ejected_and_deadlines
         process.send_signal(signal.SIGSTOP)
         try:
             await until(lambda: Ejected(stopped.target) in events, "it is ejected")
-            late, before = load.outcomes["TimedOut"], load.outcomes["right"]
+            late, before = load.outcomes["DeadlineExceeded"], load.outcomes["right"]
             await load.answers(500)
-            assert load.outcomes["TimedOut"] <= late + 8, "at most what was sent there before"
+            assert load.outcomes["DeadlineExceeded"] <= late + 8, "at most what was sent there before"
             assert load.outcomes["right"] > before
         finally:
             process.send_signal(signal.SIGCONT)
@@ -195,7 +195,7 @@ async def test_overload_is_refused_fast_without_a_storm_of_retries(own_server, r
     config = mine / "alexnet/configs/bounded.pbtxt"
     config.write_text(config.read_text().replace("max_queue_size: 512", "max_queue_size: 4"))
     events, outcomes = [], Counter()
-    options = BatchOptions(max_batch=1, max_queue_images=16, wait_when_full=False, most_in_flight=64)
+    options = BatchOptions(max_batch=1, max_queue_images=16, wait_when_full=False, max_in_flight=64)
 
     async def ask(client):
         try:
@@ -225,7 +225,7 @@ async def test_overload_is_refused_fast_without_a_storm_of_retries(own_server, r
     attempts = sum(isinstance(each, Attempted) for each in events)
     assert attempts <= 1.1 * sent + 15, Counter(type(each).__name__ for each in events)
     # Whoever's retry was denied is told; others may have used up their attempts.
-    assert sum(isinstance(each, RetryDenied) for each in events) <= outcomes["Overloaded"]
+    assert sum(isinstance(each, RetryBudgetExhausted) for each in events) <= outcomes["Overloaded"]
 
 
 async def test_a_thousand_of_two_thousand_callers_who_give_up_harm_nobody_and_leave_nothing(servers, cheap):

@@ -23,7 +23,7 @@ from alexnet_client.errors import ClientError
 PATIENCE_S = 60
 # Each call is a request of its own and made once: what is tested here is the server.
 PLAIN = {
-    "batching": BatchOptions(max_batch=1, least_in_flight=300, most_in_flight=300),
+    "batching": BatchOptions(max_batch=1, min_in_flight=300, max_in_flight=300),
     "retries": RetryOptions(max_attempts=1),
 }
 QUICK = ("--probe-interval", "1", "--hang-timeout", "5")
@@ -197,7 +197,7 @@ async def ask(client, images):
 
 async def main(target):
     images = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
-    batching = BatchOptions(max_batch=1, least_in_flight=4, most_in_flight=4)
+    batching = BatchOptions(max_batch=1, min_in_flight=4, max_in_flight=4)
     async with Client(target, timeout_s=20, batching=batching, retries=RetryOptions(max_attempts=1)) as client:
         expected = await ask(client, images)
         with open("/dev/shm/filler", "wb", buffering=0) as filler:

@@ -34,12 +34,12 @@ WORSE = 4.0
 """How many times as long as before the slowest of a hundred may take after recovery."""
 HICCUP_MS = 20.0
 """What waits for one of two shared processors may take so long by itself."""
-NOTICE = ("--notice", "2")
+NOTICE = ("--shutdown-delay", "2")
 """HAProxy needs a second to see that a server will stop. Until then it sends it ever more, for refusals are quick."""
 CLOSED_S, CALLERS = 3.0, 24
 HAPROXY = shutil.which("haproxy")
 CONFIGURATION = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
-ALONE = BatchOptions(max_batch=1, most_in_flight=64)
+ALONE = BatchOptions(max_batch=1, max_in_flight=64)
 """Each image is a request, so that requests can be counted."""
 IMAGES = np.random.default_rng(1).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed (apt-get install haproxy)")

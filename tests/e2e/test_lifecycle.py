@@ -50,9 +50,9 @@ async def test_a_stop_under_load_loses_no_accepted_request(own_server):
     with own_server() as server:
         success, pending = "nv_inference_request_success", "nv_inference_pending_request_count"
         images = np.zeros((16, 224, 224, 3), np.uint8)
-        each_alone = BatchOptions(max_batch=1, least_in_flight=IN_FLIGHT, most_in_flight=IN_FLIGHT)
+        no_batching = BatchOptions(max_batch=1, min_in_flight=IN_FLIGHT, max_in_flight=IN_FLIGHT)
         once = RetryOptions(max_attempts=1)
-        async with Client(server.target, timeout_s=60, batching=each_alone, retries=once) as client:
+        async with Client(server.target, timeout_s=60, batching=no_batching, retries=once) as client:
             await client.infer(images)
             before = server.metric(success)
             tasks = [asyncio.create_task(client.infer(images)) for _ in range(IN_FLIGHT)]
@@ -295,7 +295,7 @@ def test_without_a_terminal_every_line_is_json_and_tritons_keep_their_levels(che
 
 async def test_with_notice_it_says_that_it_will_stop_and_goes_on_serving_for_a_while(cheap_server):
     image = np.zeros((1, 224, 224, 3), np.uint8)
-    with cheap_server("--notice", "2") as server:
+    with cheap_server("--shutdown-delay", "2") as server:
         async with Client(server.target) as client:
             await client.infer(image)
             server.process.send_signal(signal.SIGTERM)

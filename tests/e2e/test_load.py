@@ -23,7 +23,7 @@ from alexnet_export.publish import publish
 from alexnet_load import tune
 from alexnet_load.conduct import conduct
 from alexnet_load.objective import parse_objective
-from alexnet_load.options import EACH_ALONE
+from alexnet_load.options import NO_BATCHING
 from alexnet_load.run import Plan
 from alexnet_load.slo import Found
 from alexnet_load.summary import percentile_ms, summarize
@@ -45,7 +45,7 @@ def test_a_stalled_server_shows_from_the_planned_times_and_hides_from_the_sent_t
 
         timer = threading.Timer(8.0, stall)
         timer.start()
-        plan = Plan(server.target, arrivals="constant:50", duration_s=20.0, batching={"most_in_flight": 4})
+        plan = Plan(server.target, arrivals="constant:50", duration_s=20.0, batching={"max_in_flight": 4})
         summary = summarize(conduct(plan))
         timer.join()
     response_ms, service_ms = (percentile_ms(each, 99) for each in (summary.response, summary.service))
@@ -95,7 +95,7 @@ def test_totals_agree_exactly_with_tritons_though_requests_fail(own_server, frag
             arrivals="poisson:80",
             duration_s=3.0,
             images=str(tmp_path / "images"),
-            batching=EACH_ALONE,
+            batching=NO_BATCHING,
         )
         run = conduct(plan)
     outcomes = [run.records.outcomes[each] for each in run.records.outcome]
@@ -119,7 +119,7 @@ def test_of_an_ensemble_the_requests_are_its_own_and_a_failed_one_counts_twice_a
         arrivals="constant:40",
         duration_s=1.5,
         images=str(tmp_path),
-        batching=EACH_ALONE,
+        batching=NO_BATCHING,
     )
     run = conduct(plan)
     assert run.client.attempts == {"ok": 30, "bad_input": 30}
@@ -139,7 +139,7 @@ def test_sizes_and_batches_agree_with_tritons(server):
 
 
 def test_metrics_tell_what_closed_statistics_do_not(server):
-    plan = Plan(server.target, arrivals="constant:40", duration_s=1.0, batching=EACH_ALONE)
+    plan = Plan(server.target, arrivals="constant:40", duration_s=1.0, batching=NO_BATCHING)
     run = conduct(plan, metrics=f"127.0.0.1:{server.metrics_port}")
     assert (run.server.success, run.server.inferences, run.server.batches) == (40, 40, {})
     assert run.server.infer_s > 0

@@ -320,7 +320,7 @@ def a_full_queue(watched: Watched, server, port: int, configured: Path, tmp_path
     target = configured / "targets/client.yml"
     before = yaml.safe_load(target.read_text())
     target.write_text(yaml.safe_dump([{"targets": [*before[0]["targets"], f"127.0.0.1:{port}"]}]))
-    flood = ("--concurrency", "256", "--each-alone", "--duration", "60", "--timeout", "3")
+    flood = ("--concurrency", "256", "--no-batching", "--duration", "60", "--timeout", "3")
     with loading(server.target, port, tmp_path / "flood", *flood):
         watched.told("RequestsRejected", pages=BUDGETS)
     target.write_text(yaml.safe_dump(before))

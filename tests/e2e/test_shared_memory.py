@@ -20,8 +20,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from alexnet_client import BadInput, Client
 from alexnet_client.admin import admin_metadata
 from alexnet_client.batching import BatchOptions
-from alexnet_client.errors import ClientError, TimedOut
-from alexnet_client.events import LeftToWire
+from alexnet_client.errors import ClientError, DeadlineExceeded
+from alexnet_client.events import SharedMemoryFallback
 from alexnet_client.regions import MOST_REGIONS
 
 PATIENCE_S = 30
@@ -38,7 +38,7 @@ def sharing(target: str, events: list[object], **options) -> Client:
 
 
 def by_wire(events: list[object]) -> list[object]:
-    return [event for event in events if isinstance(event, LeftToWire)]
+    return [event for event in events if isinstance(event, SharedMemoryFallback)]
 
 
 def regions(pid: int) -> set[str]:
@@ -108,7 +108,7 @@ async def give_up_again_and_again(server, images):
 
     async def hasty(client: Client) -> None:
         while True:
-            with suppress(TimedOut, TimeoutError):
+            with suppress(DeadlineExceeded, TimeoutError):
                 async with asyncio.timeout(chance.uniform(0.001, 0.1)):
                     await client.infer(255 - images[:4], timeout_s=chance.uniform(0.005, 0.1))
             seen.update(regions(os.getpid()))

@@ -12,7 +12,7 @@ from alexnet_client import BatchOptions, Client
 
 EXECUTIONS = 40
 IN_FLIGHT, BATCH = 4, 8
-ALL_AT_ONCE = BatchOptions(max_batch=1, least_in_flight=IN_FLIGHT, most_in_flight=IN_FLIGHT)
+ALL_AT_ONCE = BatchOptions(max_batch=1, min_in_flight=IN_FLIGHT, max_in_flight=IN_FLIGHT)
 LIMITER = 'instance_group {{\n  rate_limiter {{\n    resources {{ name: "turn" count: 1 }}\n    priority: {}\n  }}\n'
 
 

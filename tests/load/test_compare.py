@@ -35,7 +35,7 @@ def a_run(draw, *, slower=1.0, seconds=60.0, spread=0.3, swing=0.0, failing=0.0,
         late_s=np.full(len(planned_s), late_s),
         images=np.full(len(planned_s), images, np.int32),
         outcome=(dice.random(len(planned_s)) < failing).astype(np.int16),
-        outcomes=(OK, "timed_out"),
+        outcomes=(OK, "deadline_exceeded"),
     )
     return Run(
         Plan(**{"arrivals": "constant:100", "duration_s": seconds, "warm_up_s": 0.0} | plan), records, ClientSide()

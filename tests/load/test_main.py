@@ -118,7 +118,7 @@ def test_a_sweep_draws_its_curve(server, tmp_path):
         (("run", "--arrivals", "sometimes:5"), "arrivals 'sometimes:5'"),
         (("run", "--slo", "p99=soon"), "it is such as p99=50ms"),
         (("run", "--sizes", "0"), "sizes '0'"),
-        (("run", "--batch", 4, "--each-alone"), "exclude each other"),
+        (("run", "--batch", 4, "--no-batching"), "exclude each other"),
         (("run", "--target", "nowhere"), "not an address of the form host:port"),
         (("run", "--target", "127.0.0.1:1", "--timeout", 0.2), "no server answers there"),
         (("run", "--warm-up", 60), "the warm-up"),

@@ -45,7 +45,7 @@ def records(count=3000, seconds=20.0, *, failing=0.02, late_s=0.0002):
         late,
         np.ones(count, np.int32),
         outcome,
-        (OK, "timed_out"),
+        (OK, "deadline_exceeded"),
     )
 
 
@@ -55,7 +55,7 @@ def a_run(found=None, **plan):
     client = ClientSide(
         wall_s=20.0,
         cpu_s=(4.0,),
-        attempts={OK: ok, "timed_out": len(found) - ok, "overloaded": 7},
+        attempts={OK: ok, "deadline_exceeded": len(found) - ok, "overloaded": 7},
         batches={1: 900, 4: 300, 16: 50},
         images=ok,
         queued_s=0.002 * ok,
@@ -63,7 +63,7 @@ def a_run(found=None, **plan):
         served_s=0.012 * ok,
         decoded_s=0.0001 * ok,
         retries={"overloaded": 7},
-        errors={"timed_out": "no answer within 10 s", "overloaded": "Exceeds maximum queue size"},
+        errors={"deadline_exceeded": "no answer within 10 s", "overloaded": "Exceeds maximum queue size"},
     )
     server = ServerSide(
         success=ok,
@@ -142,7 +142,7 @@ def test_the_figures_are_those_of_the_summary(run, page):
     assert f"{summary.image_rate:.1f} images a second" in text
     assert f"{response['p50']:.1f} ms p50 response time" in text
     assert f"{response['p99']:.1f} ms p99 response time" in text
-    assert f"{summary.errors['timed_out']} failed of" in text
+    assert f"{summary.errors['deadline_exceeded']} failed of" in text
     assert re.search(rf"p99 {response['p99']:.1f} ms \S+ ms {lag['p99']:.3f} ms", text), "the table has them too"
 
 
@@ -178,15 +178,18 @@ def test_totals_of_both_sides_stand_beside_each_other_with_their_difference(run,
 
 
 def test_each_kind_of_error_is_counted_and_has_an_example(run, page):
-    failed = summarize(run).errors["timed_out"]
+    failed = summarize(run).errors["deadline_exceeded"]
     text = as_text(page)
-    assert f"timed out : {failed} requests, {run.client.attempts['timed_out']} attempts no answer within 10 s" in text
+    assert (
+        f"deadline exceeded : {failed} requests, {run.client.attempts['deadline_exceeded']} attempts no answer within 10 s"
+        in text
+    )
     assert "overloaded : 0 requests, 7 attempts Exceeds maximum queue size" in text, "attempts that a retry healed"
 
 
 def test_texts_from_outside_are_text_and_never_markup(tmp_path):
     base = a_run(target=HOSTILE, model=HOSTILE, images=HOSTILE)
-    client = replace(base.client, errors={"timed_out": HOSTILE})
+    client = replace(base.client, errors={"deadline_exceeded": HOSTILE})
     run = replace(base, client=client, server=None, server_missing=HOSTILE, machine=HOSTILE, version=HOSTILE)
     page = written(tmp_path / "index.html", run)
     assert "<script" not in page

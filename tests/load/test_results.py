@@ -19,9 +19,9 @@ PLAN = Plan(arrivals="constant:10", sizes=((1, 0.8), (8, 0.2)), batching={"max_b
 CLIENT = ClientSide(
     wall_s=60.5,
     cpu_s=(1.25, 1.5),
-    attempts={OK: 9, "timed_out": 1},
+    attempts={OK: 9, "deadline_exceeded": 1},
     batches={1: 7, 8: 2},
-    errors={"timed_out": "after 1 s"},
+    errors={"deadline_exceeded": "after 1 s"},
 )
 SERVER = ServerSide(success=9, batches={1: 3, 6: 2}, busy_s=0.5, rejected=0)
 
@@ -34,7 +34,7 @@ a_record = st.builds(
     st.integers(0, 1_000_000),
     st.integers(0, 60_000_000),
     st.integers(1, 1024),
-    st.sampled_from([OK, "timed_out", "overloaded", "given_up"]),
+    st.sampled_from([OK, "deadline_exceeded", "overloaded", "cancelled"]),
 )
 
 
@@ -87,12 +87,12 @@ def test_the_reason_for_a_missing_server_side_is_kept(tmp_path):
 
 def test_other_tools_read_the_file_line_by_line(tmp_path):
     with opened(tmp_path / "run.jsonl.gz") as writer:
-        writer.write([Record(0.1, 0.100_2, 0.123_456_7, 0.000_1, 4, "timed_out")])
+        writer.write([Record(0.1, 0.100_2, 0.123_456_7, 0.000_1, 4, "deadline_exceeded")])
         writer.finish(CLIENT, SERVER)
     head, record, end = map(json.loads, gzip.decompress((tmp_path / "run.jsonl.gz").read_bytes()).splitlines())
     assert head["plan"]["arrivals"] == "constant:10"
-    assert record == [100_000, 100_200, 123_457, 100, 4, "timed_out"]
-    assert end["client"]["attempts"] == {OK: 9, "timed_out": 1}
+    assert record == [100_000, 100_200, 123_457, 100, 4, "deadline_exceeded"]
+    assert end["client"]["attempts"] == {OK: 9, "deadline_exceeded": 1}
 
 
 def test_what_was_written_is_on_disk_before_the_writer_is_closed(tmp_path):
@@ -249,9 +249,17 @@ def test_merging_unites_the_outcomes_and_orders_by_planned_time():
         )
 
     merged = merge(
-        [part([0.0, 2.0], [0, 1], (OK, "timed_out")), part([1.0, 3.0], [1, 2], (OK, "overloaded", "timed_out"))]
+        [
+            part([0.0, 2.0], [0, 1], (OK, "deadline_exceeded")),
+            part([1.0, 3.0], [1, 2], (OK, "overloaded", "deadline_exceeded")),
+        ]
     )
-    assert merged.outcomes == (OK, "timed_out", "overloaded")
-    assert [merged.outcomes[code] for code in merged.outcome] == [OK, "overloaded", "timed_out", "timed_out"]
+    assert merged.outcomes == (OK, "deadline_exceeded", "overloaded")
+    assert [merged.outcomes[code] for code in merged.outcome] == [
+        OK,
+        "overloaded",
+        "deadline_exceeded",
+        "deadline_exceeded",
+    ]
     assert merged.planned_s.tolist() == [0.0, 1.0, 2.0, 3.0]
     assert merged.images.tolist() == [1, 1, 2, 2]

@@ -46,7 +46,7 @@ async def test_what_is_planned_is_sent_when_it_is_planned(server):
 
 async def test_requests_go_on_though_nothing_is_answered(server):
     server.delay_s = 1.0
-    records, _ = await sent(server, arrivals="constant:40", batching={"most_in_flight": 64, "least_in_flight": 64})
+    records, _ = await sent(server, arrivals="constant:40", batching={"max_in_flight": 64, "min_in_flight": 64})
     assert len(records) == 20
     assert max(each.sent_s for each in records) < 0.9 < min(each.ended_s for each in records)
 
@@ -54,7 +54,7 @@ async def test_requests_go_on_though_nothing_is_answered(server):
 async def test_what_waits_in_the_client_counts_from_its_planned_time_and_not_from_the_sent_time(server):
     """One request in flight, each takes 50 ms, ten come at once: the last one waits for nine others."""
     server.delay_s = 0.05
-    batching = {"max_batch": 1, "least_in_flight": 1, "most_in_flight": 1}
+    batching = {"max_batch": 1, "min_in_flight": 1, "max_in_flight": 1}
     records, _ = await sent(server, arrivals="burst:10/10", batching=batching)
     response = [each.ended_s - each.planned_s for each in records]
     service = [each.ended_s - each.sent_s for each in records]
@@ -73,9 +73,9 @@ async def test_every_error_is_a_record_with_an_example(server):
 
 async def test_a_request_that_never_left_counts_as_sent_when_that_was_clear(server):
     server.hang = True
-    batching = {"max_batch": 1, "least_in_flight": 1, "most_in_flight": 1}
+    batching = {"max_batch": 1, "min_in_flight": 1, "max_in_flight": 1}
     records, _ = await sent(server, arrivals="burst:3/10", timeout_s=0.2, batching=batching)
-    assert [each.outcome for each in records] == ["timed_out"] * 3
+    assert [each.outcome for each in records] == ["deadline_exceeded"] * 3
     assert sum(each.sent_s == each.ended_s for each in records) == 2
 
 
@@ -102,7 +102,7 @@ async def test_several_senders_send_each_request_once(server):
 
 async def test_a_closed_loop_has_as_many_requests_under_way_as_callers(server):
     server.delay_s = 0.05
-    batching = {"max_batch": 1, "least_in_flight": 64, "most_in_flight": 64}
+    batching = {"max_batch": 1, "min_in_flight": 64, "max_in_flight": 64}
     records, _ = await sent(server, arrivals="closed:4", batching=batching)
     ends = sorted(each.ended_s for each in records)
     begins = sorted(each.planned_s for each in records)
@@ -135,7 +135,7 @@ async def test_stopped_it_sends_nothing_more_and_waits_for_what_is_under_way(ser
 async def test_stopped_twice_it_waits_for_nothing(server):
     server.hang = True
     records, _ = await sent(server, arrivals="constant:20", duration_s=30, stop_after_s=0.2, stops=2, timeout_s=20.0)
-    assert {each.outcome for each in records} == {"given_up"}
+    assert {each.outcome for each in records} == {"cancelled"}
     assert max(each.ended_s for each in records) < 5
 
 
@@ -193,7 +193,7 @@ async def test_what_the_client_never_answers_is_given_up_and_recorded(server, mo
 
     monkeypatch.setattr("alexnet_client.Client.infer", infer)
     records, _ = await sent(server, arrivals="constant:10", timeout_s=0.2)
-    assert [each.outcome for each in records] == ["given_up"] * 5
+    assert [each.outcome for each in records] == ["cancelled"] * 5
 
 
 async def test_a_closed_loop_whose_requests_are_refused_at_once_can_be_stopped(server, monkeypatch):

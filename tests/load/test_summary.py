@@ -76,9 +76,11 @@ FIELDS = ("planned_s", "sent_s", "ended_s", "late_s", "images", "outcome")
 def test_errors_are_counted_by_kind_and_are_in_no_latency():
     outcome = np.tile([0, 1, 0, 2], 500)
     took_s = np.where(outcome == 0, 0.01, 9.0)
-    records = recorded(every(0.01), took_s=took_s, outcome=outcome, outcomes=(OK, "timed_out", "overloaded", "closed"))
+    records = recorded(
+        every(0.01), took_s=took_s, outcome=outcome, outcomes=(OK, "deadline_exceeded", "overloaded", "closed")
+    )
     summary = summarize(a_run(records))
-    assert summary.errors == {"timed_out": 500, "overloaded": 500}
+    assert summary.errors == {"deadline_exceeded": 500, "overloaded": 500}
     assert (summary.requests, summary.ok) == (2000, 1000)
     assert summary.response.get_max_value() / 1000 == pytest.approx(10, rel=0.001)
     assert sum(each.failed for each in summary.windows) == 1000

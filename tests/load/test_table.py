@@ -40,9 +40,9 @@ def a_run(*, count=2000, example="no answer within 10 s", missing="nobody may as
         np.full(count, 0.0001),
         np.ones(count, np.int32),
         outcome,
-        (OK, "timed_out"),
+        (OK, "deadline_exceeded"),
     )
-    client = ClientSide(wall_s=20.0, errors={"timed_out": example} if example else {})
+    client = ClientSide(wall_s=20.0, errors={"deadline_exceeded": example} if example else {})
     asked = Plan(**{"arrivals": "constant:100", "duration_s": 20.0, **plan})
     return Run(asked, found, client, None, missing, "here", "2026-01-02T03:04:05+00:00", "1")
 
@@ -68,7 +68,7 @@ def test_rates_errors_verdict_and_facts_are_said():
         f"{summary.ok_rate:.1f} of {summary.planned_rate:.1f} requests/s answered, {summary.image_rate:.1f} images/s"
         in text
     )
-    assert f"{summary.errors['timed_out']} timed out, such as: no answer within 10 s" in text
+    assert f"{summary.errors['deadline_exceeded']} timed out, such as: no answer within 10 s" in text
     assert "compute: The instances worked 96% of the time." in text
     assert "5.1 images in the mean execution" in text
     assert "The server's side is missing: nobody may ask" in text
@@ -76,7 +76,7 @@ def test_rates_errors_verdict_and_facts_are_said():
 
 def test_an_error_without_an_example_is_counted_all_the_same():
     run = a_run(example="")
-    assert f"{summarize(run).errors['timed_out']} timed out\n" in re.sub(" +\n", "\n", table_of(run))
+    assert f"{summarize(run).errors['deadline_exceeded']} timed out\n" in re.sub(" +\n", "\n", table_of(run))
 
 
 def test_warnings_come_first_and_in_red():

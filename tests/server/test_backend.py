@@ -241,8 +241,8 @@ def test_the_metrics_say_what_ran_and_that_an_instance_is_gone(backend, reposito
     for instance in instances:
         instance.finalize()
     assert sorted(values["alexnet_backend_batch_images", *labels]) == [1, 3]
-    assert all(0 < each < 5 for each in values["alexnet_backend_run_seconds", *labels])
-    assert len(values["alexnet_backend_run_seconds", *labels]) == 2
+    assert all(0 < each < 5 for each in values["alexnet_backend_execution_duration_seconds", *labels])
+    assert len(values["alexnet_backend_execution_duration_seconds", *labels]) == 2
     assert values["alexnet_backend_instances", *labels] == values["alexnet_backend_info", *info] == 0
     (repository / "1/manifest.json").unlink()
 

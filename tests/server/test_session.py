@@ -7,8 +7,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from alexnet_server import cpus
-from alexnet_server.cpus import usable_cpus
+from alexnet_client import cpus
+from alexnet_client.cpus import usable_cpus
 from alexnet_server.onnxruntime.device import DeviceRunner
 from alexnet_server.onnxruntime.providers import CPU, CUDA, ConfigError
 from alexnet_server.onnxruntime.session import check_providers

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from alexnet_client.cpus import usable_cpus
 from alexnet_client.errors import ImageError
 from alexnet_client.images import MAX_FILE_BYTES, MAX_PIXELS, Pixels, load_pixels
-from alexnet_server.cpus import usable_cpus
-from alexnet_server.refusal import RequestRefused, refuse_cancelled
+from alexnet_server.refusal import RequestRejected, refuse_cancelled
 
 
 class TritonPythonModel:
@@ -33,14 +33,14 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Pixels for each request, uint8 [N, 224, 224, 3], or the reason why one of its files has none."""
-        started: list[list[Future[Pixels | str]] | RequestRefused] = []
+        started: list[list[Future[Pixels | str]] | RequestRejected] = []
         for request in requests:
             try:
                 refuse_cancelled(request)
                 started.append([self._pool.submit(self._decode, file) for file in self._files_of(request)])
-            except RequestRefused as refused:
+            except RequestRejected as refused:
                 started.append(refused)
-        return [each.response() if isinstance(each, RequestRefused) else self._answer(each) for each in started]
+        return [each.response() if isinstance(each, RequestRejected) else self._answer(each) for each in started]
 
     def finalize(self) -> None:
         """End the threads."""
@@ -52,7 +52,7 @@ class TritonPythonModel:
             found = each.result()
             if isinstance(found, str):
                 which = f"image {place} of {len(decoding)}" if len(decoding) > 1 else "image"
-                return RequestRefused(f"{which}: {found}", pb_utils.TritonError.INVALID_ARG).response()
+                return RequestRejected(f"{which}: {found}", pb_utils.TritonError.INVALID_ARG).response()
             pixels.append(found)
         tensor = pb_utils.Tensor(self._output, pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
         return pb_utils.InferenceResponse(output_tensors=[tensor])
@@ -61,7 +61,7 @@ class TritonPythonModel:
         tensor = pb_utils.get_input_tensor_by_name(request, self._input)
         files = [] if tensor is None else list(tensor.as_numpy().ravel())
         if not files:
-            raise RequestRefused(f"input {self._input} is missing or empty", pb_utils.TritonError.INVALID_ARG)
+            raise RequestRejected(f"input {self._input} is missing or empty", pb_utils.TritonError.INVALID_ARG)
         return files
 
     def _decode(self, file: bytes) -> Pixels | str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from alexnet_server.monitoring.slo import BURNS, SLOS, ratio_of
 
 FAST_S = BURNS[0].long_s
-SECONDS = "alexnet_client_call_seconds_bucket"
+SECONDS = "alexnet_client_call_duration_seconds_bucket"
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Client: phases",
             (
                 Query(
-                    "sum by (phase) (rate(alexnet_client_phase_seconds_sum[5m])) "
-                    "/ (sum by (phase) (rate(alexnet_client_phase_seconds_count[5m])) > 0)",
+                    "sum by (phase) (rate(alexnet_client_phase_duration_seconds_sum[5m])) "
+                    "/ (sum by (phase) (rate(alexnet_client_phase_duration_seconds_count[5m])) > 0)",
                     "{{phase}}",
                 ),
             ),
@@ -132,7 +132,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Runs: percentiles",
-            _quantiles("alexnet_backend_run_seconds_bucket", 0.5, 0.99),
+            _quantiles("alexnet_backend_execution_duration_seconds_bucket", 0.5, 0.99),
             "s",
             "One execution of the network, without Triton around it.",
         ),
@@ -180,7 +180,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Clients: in flight and queued",
             (
                 Query("alexnet_client_batches_in_flight", "in flight, {{instance}}"),
-                Query("alexnet_client_batches_in_flight_limit", "limit, {{instance}}"),
+                Query("alexnet_client_concurrency_limit", "limit, {{instance}}"),
                 Query("alexnet_client_queued_images", "images queued, {{instance}}"),
             ),
         ),
@@ -244,8 +244,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Usable",
             (
-                Query("sum by (instance) (alexnet_client_replicas_usable)", "usable to {{instance}}"),
-                Query("sum by (instance) (alexnet_client_replicas_known)", "known to {{instance}}"),
+                Query("sum by (instance) (alexnet_client_replicas_healthy)", "usable to {{instance}}"),
+                Query("sum by (instance) (alexnet_client_replicas)", "known to {{instance}}"),
             ),
         ),
         Panel(

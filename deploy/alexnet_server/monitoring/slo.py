@@ -15,8 +15,8 @@ LEAST_CALLS = 100
 """Calls in a long window below which its share of errors says nothing."""
 UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 CALLS = "alexnet_client_calls_total"
-SECONDS = "alexnet_client_call_seconds"
-SERVERS_FAULT = "overloaded|queue_full|timed_out|unavailable|server_fault"
+SECONDS = "alexnet_client_call_duration_seconds"
+SERVERS_FAULT = "overloaded|queue_full|deadline_exceeded|unavailable|server_fault"
 """Outcomes that are not the caller's doing. A wrong request, or a call that its caller gave up, is nobody's fault."""
 
 

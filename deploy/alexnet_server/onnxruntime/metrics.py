@@ -46,7 +46,7 @@ class BackendMetrics:
         self._instances = _metric("gauge", "instances", "Instances of the model that can run at once.", labels)
         most = _metric("gauge", "max_batch_size", "Images that a run may have.", labels)
         batch = _metric("histogram", "batch_images", "Images in a run.", labels, BATCH_BUCKETS)
-        run = _metric("histogram", "run_seconds", "Time of a run.", labels, RUN_BUCKETS_S)
+        run = _metric("histogram", "execution_duration_seconds", "Time of a run.", labels, RUN_BUCKETS_S)
         most.set(max(1, max_batch_size))
         for each in (self._info, self._instances):
             each.increment(1)

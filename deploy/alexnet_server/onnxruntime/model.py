@@ -18,14 +18,14 @@ import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
-from alexnet_server.cpus import usable_cpus
+from alexnet_client.cpus import usable_cpus
 from alexnet_server.onnxruntime.batches import Array, Gather, Tensors, split
 from alexnet_server.onnxruntime.device import DeviceRunner
 from alexnet_server.onnxruntime.metrics import BackendMetrics, release_facts
 from alexnet_server.onnxruntime.providers import ConfigError
 from alexnet_server.onnxruntime.session import check_names, make_session
 from alexnet_server.onnxruntime.settings import Settings, read_settings
-from alexnet_server.refusal import RequestRefused, refuse_cancelled
+from alexnet_server.refusal import RequestRejected, refuse_cancelled
 
 
 class TritonPythonModel:
@@ -79,7 +79,7 @@ class TritonPythonModel:
         for place, request in enumerate(requests):
             try:
                 good.append((place, self._inputs_of(request, alone=len(requests) == 1)))
-            except RequestRefused as refused:
+            except RequestRejected as refused:
                 answers[place] = refused.response()
         for batch in [good] if self._batched and good else [[one] for one in good]:
             self._answer(batch, requests, answers)
@@ -111,7 +111,7 @@ class TritonPythonModel:
                 for one in batch:
                     self._answer([one], requests, answers)
                 return
-            refused = RequestRefused(f"inference failed: {error}", pb_utils.TritonError.INTERNAL)
+            refused = RequestRejected(f"inference failed: {error}", pb_utils.TritonError.INTERNAL)
             answers[batch[0][0]] = refused.response()
             return
         for (place, _), tensors, asked in zip(batch, rows, wanted, strict=True):
@@ -134,15 +134,15 @@ class TritonPythonModel:
         for name, dtype in self._dtypes.items():
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is None:
-                raise RequestRefused(f"input {name} is missing", pb_utils.TritonError.INVALID_ARG)
+                raise RequestRejected(f"input {name} is missing", pb_utils.TritonError.INVALID_ARG)
             inputs[name] = tensor.as_numpy() if tensor.is_cpu() else _from_device(tensor, keep=alone)
             if not isinstance(inputs[name], ort.OrtValue) and inputs[name].dtype != dtype:
-                raise RequestRefused(
+                raise RequestRejected(
                     f"input {name} is {inputs[name].dtype}, the model reads {np.dtype(dtype)}",
                     pb_utils.TritonError.INVALID_ARG,
                 )
         if self._batched and len({_rows_in({name: value}) for name, value in inputs.items()}) != 1:
-            raise RequestRefused("the inputs have different batch sizes", pb_utils.TritonError.INVALID_ARG)
+            raise RequestRejected("the inputs have different batch sizes", pb_utils.TritonError.INVALID_ARG)
         return inputs
 
 

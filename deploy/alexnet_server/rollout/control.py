@@ -49,7 +49,7 @@ class ModelControl(LocalTransport):
         """Return when that version alone is ready.
 
         Raises:
-            TimedOut: it is not, though Triton says that it has loaded the model.
+            DeadlineExceeded: it is not, though Triton says that it has loaded the model.
             ClientError: the server does not answer.
         """
         async with Deadline.after(LOAD_S).over(f"waiting for version {version} of {model} alone to be ready"):
