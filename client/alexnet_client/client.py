@@ -51,7 +51,8 @@ class Client:
     Args:
         target: host:port of a server's gRPC endpoint, several with commas between, or ``dns:///name:port``, each of
             whose addresses is a server.
-        model: its name there.
+        model: name of the model on the servers.
+        version: of the model to request; empty lets each server choose.
         timeout_s: deadline of a call that names none, seconds; it covers everything the call does.
         batching: how images become batches, and how many may wait.
         retries: how persistent to be.
@@ -71,6 +72,7 @@ class Client:
         target: str = DEFAULT_TARGET,
         *,
         model: str = "alexnet",
+        version: str = "",
         timeout_s: float = 10.0,
         batching: BatchOptions | None = None,
         retries: RetryOptions | None = None,
@@ -101,7 +103,7 @@ class Client:
             on_event=self._tell,
             chance=random.Random(),  # noqa: S311  it spreads load
         )
-        self._model = ServedModel(model, self._fleet, batching, on_event=self._tell, tracing=tracing)
+        self._model = ServedModel(model, self._fleet, batching, version=version, on_event=self._tell, tracing=tracing)
         self._decoders = Decoders(decoders)
         for listener in self._listeners:
             if (watch := getattr(listener, "watch", None)) is not None:

@@ -77,6 +77,7 @@ def encode_batch(
     parts: Sequence[Array],
     outputs: Sequence[str],
     *,
+    version: str = "",
     timeout_us: int | None = None,
     region: str = "",
 ) -> bytes:
@@ -91,6 +92,7 @@ def encode_batch(
         name: of the input.
         parts: arrays of one dtype and one shape but for the first axis; of Python bytes for BYTES.
         outputs: names of the tensors wanted back.
+        version: of the model; empty lets the server choose.
         timeout_us: how long the request may wait in the server's queue, microseconds, if the model's queue policy
             allows callers to say (allow_timeout_override).
         region: shared memory at whose beginning the tensor lies; the message then says so and carries none.
@@ -100,7 +102,7 @@ def encode_batch(
     """
     dtype = parts[0].dtype
     shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-    head = _head(model, name, dtype, shape, tuple(outputs))
+    head = _head(model, version, name, dtype, shape, tuple(outputs))
     if timeout_us is not None:
         request = service_pb2.ModelInferRequest()
         request.parameters["timeout"].int64_param = timeout_us
@@ -115,9 +117,11 @@ def encode_batch(
 
 
 @lru_cache(maxsize=1024)
-def _head(model: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], outputs: tuple[str, ...]) -> bytes:
+def _head(
+    model: str, version: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], outputs: tuple[str, ...]
+) -> bytes:
     """All of a request that is the same for every tensor of that shape, up to the tag of its contents."""
-    request = encode_request(model, {name: np.empty(0, dtype)}, outputs)
+    request = encode_request(model, {name: np.empty(0, dtype)}, outputs, version=version)
     del request.raw_input_contents[:]
     request.inputs[0].shape[:] = shape
     return bytes(request.SerializeToString()) + _RAW_CONTENTS

@@ -30,6 +30,7 @@ class ServedModel:
 
     Args:
         name: on the servers.
+        version: to request; empty lets each server choose.
         fleet: the servers.
         batching: how images become batches.
         on_event: told of each batch.
@@ -37,9 +38,16 @@ class ServedModel:
     """
 
     def __init__(
-        self, name: str, fleet: Fleet, batching: BatchOptions, *, on_event: Listener, tracing: Tracing | None
+        self,
+        name: str,
+        fleet: Fleet,
+        batching: BatchOptions,
+        *,
+        version: str = "",
+        on_event: Listener,
+        tracing: Tracing | None,
     ) -> None:
-        self._name, self._fleet, self._options = name, fleet, batching
+        self._name, self._version, self._fleet, self._options = name, version, fleet, batching
         self._on_event, self._tracing = on_event, tracing
         self.batcher = Batcher(
             self._send,
@@ -107,7 +115,7 @@ class ServedModel:
         signature = self._signature or await self.signature(deadline)
         # While a fleet is renewed, not every server has every release.
         version, names = await self._fleet.ask(
-            lambda transport, until: ask_labels(transport, self._name, signature, version, until),
+            lambda transport, until: ask_labels(transport, self._name, signature, version or self._version, until),
             deadline,
             at=self._served_at.get(version, ""),
         )
@@ -122,7 +130,15 @@ class ServedModel:
         async def attempt(transport: Transport, until: Deadline) -> BatchAnswer:
             began_s = time.perf_counter()
             left_us = max(1, int(1e6 * until.remaining_s("waiting to send")))
-            encode = partial(codec.encode_batch, self._name, signature.input_name, parts, OUTPUTS, timeout_us=left_us)
+            encode = partial(
+                codec.encode_batch,
+                self._name,
+                signature.input_name,
+                parts,
+                OUTPUTS,
+                version=self._version,
+                timeout_us=left_us,
+            )
             lease = await transport.lease(parts, until) if isinstance(transport, SharedTransport) else None
             request = encode() if lease is None else encode(region=lease.name)
             encoded_s = time.perf_counter()
