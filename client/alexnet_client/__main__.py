@@ -17,12 +17,15 @@ from rich.text import Text
 
 from alexnet_client.answers import Classification
 from alexnet_client.client import DEFAULT_TARGET, Client
+from alexnet_client.compare import compare
 from alexnet_client.connection import Connection
 from alexnet_client.errors import ClientError, ImageError
 from alexnet_client.evaluate import Answered, Evaluation, evaluate_folder
 from alexnet_client.logs import EventLog, configure_logs
+from alexnet_client.terminal import EXIT_CODES
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
+app.command(epilog=EXIT_CODES)(compare)
 console = Console(markup=False, highlight=False)  # names of files and classes may hold brackets
 
 Target = Annotated[
