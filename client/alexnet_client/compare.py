@@ -47,7 +47,8 @@ class Endpoint:
         if measured:
             self.latencies_ms.append(1000 * (time.perf_counter() - started_s))
             self.versions.add(answer.model_version)
-        return answer.probabilities[0]
+        probabilities: npt.NDArray[np.float32] = answer.probabilities[0]
+        return probabilities
 
     def summary(self) -> dict[str, Any]:
         p50_ms, p95_ms = (round(float(each), 3) for each in np.percentile(self.latencies_ms, (50, 95)))
@@ -87,7 +88,7 @@ class Comparison:
 
 
 def parse_endpoint(text: str) -> tuple[str, str, str]:
-    """Split ``TARGET[/MODEL[/VERSION]]`` into target, model ("alexnet" by default) and version ("" by default).
+    """Split an endpoint into target, model ("alexnet" by default) and version ("" by default).
 
     Raises:
         BadInput: the text has another form.
@@ -96,7 +97,7 @@ def parse_endpoint(text: str) -> tuple[str, str, str]:
     target, *rest = text.removeprefix(prefix).split("/")
     model, version = rest[0] if rest else "alexnet", rest[1] if len(rest) > 1 else ""
     if len(rest) > 2 or not model or (len(rest) == 2 and not (version.isascii() and version.isdecimal())):
-        raise BadInput(f"{text}: not an endpoint of the form host:port[/model[/version]]")
+        raise BadInput(f"{text}: not an endpoint of the form TARGET, TARGET/MODEL or TARGET/MODEL/VERSION")
     return prefix + target, model, version
 
 
@@ -112,7 +113,7 @@ async def compare_endpoints(a: Endpoint, b: Endpoint, directory: Path, *, show_p
     result = Comparison(a, b, _common_classes(await a.client.labels(), await b.client.labels()))
     for path in track(files, "Comparing", disable=not show_progress, console=console):
         try:
-            content, pixels = await asyncio.to_thread(lambda path=path: (read_file(path), load_pixels(path)))
+            content, pixels = await asyncio.to_thread(_read_image, path)
         except ImageError as error:
             result.unreadable.append(str(error))
             continue
@@ -133,6 +134,10 @@ def _find_images(directory: Path) -> list[Path]:
     return files
 
 
+def _read_image(path: Path) -> tuple[bytes, npt.NDArray[np.uint8]]:
+    return read_file(path), load_pixels(path)
+
+
 def _common_classes(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
     """The classes of both endpoints; raises ``BadInput`` if they differ."""
     if a != b:
@@ -146,7 +151,7 @@ def _common_classes(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="reference: host:port[,host:port...][/model[/version]]")],
+    a: Annotated[str, typer.Argument(metavar="A", help="reference: TARGET, TARGET/MODEL or TARGET/MODEL/VERSION")],
     b: Annotated[str, typer.Argument(metavar="B", help="candidate, in the same form")],
     images: Annotated[Path, typer.Option(help="directory of images; subdirectories are included")],
     min_agreement: Annotated[
@@ -164,24 +169,31 @@ def compare(
 ) -> None:
     """Compare two servers, models or versions: send the same images to both, and compare answers and latencies.
 
-    The default model is "alexnet". Without a version, the server chooses one. Examples of A and B:
-    127.0.0.1:8001, 127.0.0.1:8001/alexnet/3, dns:///triton:8001/alexnet_encoded.
+    A target is host:port, a comma-separated list of these, or dns:///name:port. The default model is "alexnet".
+    Without a version, the server chooses one; a version in A or B must be loaded on the server.
+    Examples: 127.0.0.1:8001, 127.0.0.1:8001/alexnet/3.
 
-    Requests alternate between A and B, one in flight, after a warm-up. Unreadable images are reported and skipped.
-    Exits with 1 if --min-agreement or --max-slowdown is violated.
+    After a warm-up, requests alternate between A and B, one in flight. Unreadable images are reported and skipped.
+    The exit code is 1 if --min-agreement or --max-slowdown is violated.
     """
 
     async def run() -> Comparison:
         async with AsyncExitStack() as stack:
-            sides = []
-            for text in (a, b):
+
+            async def connect(text: str) -> Endpoint:
                 target, model, version = parse_endpoint(text)
-                secured, log = Connection.secured(tls, tls_name), [EventLog()]
                 client = Client(
-                    target, model=model, version=version, timeout_s=timeout, connection=secured, listeners=log
+                    target,
+                    model=model,
+                    version=version,
+                    timeout_s=timeout,
+                    connection=Connection.secured(tls, tls_name),
+                    listeners=[EventLog()],
                 )
-                sides.append(Endpoint(text, await stack.enter_async_context(client)))
-            return await compare_endpoints(*sides, images, show_progress=not as_json and console.is_terminal)
+                return Endpoint(text, await stack.enter_async_context(client))
+
+            show_progress = not as_json and console.is_terminal
+            return await compare_endpoints(await connect(a), await connect(b), images, show_progress=show_progress)
 
     with errors_reported(PROGRAM, ClientError):
         if min_agreement is not None and not 0 <= min_agreement <= 1:

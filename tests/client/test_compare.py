@@ -1,0 +1,193 @@
+"""``alexnet-client compare`` against two fake servers; the class of an image is the red of its first pixel."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from alexnet_client.__main__ import app
+from alexnet_client.compare import WARM_UP, parse_endpoint
+from alexnet_client.errors import BadInput
+from alexnet_client.fake import FakeServer, Step
+
+LABELS = ("cat", "dog", "bird")
+
+
+@pytest.fixture
+def servers():
+    with FakeServer(labels=LABELS).in_thread() as a, FakeServer(labels=LABELS).in_thread() as b:
+        yield a, b
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A directory of four images in two subdirectories."""
+    for number in range(4):
+        path = tmp_path / "images" / str(number % 2) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((224, 224, 3), number, np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def run(a, b, images, *options):
+    return CliRunner().invoke(app, ["compare", a, b, "--images", str(images), *map(str, options)])
+
+
+def results(result):
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def swap_first_classes(response):
+    """Change the top-1 class: the probability of "cat" becomes that of "dog", and vice versa."""
+    for index, output in enumerate(response.outputs):
+        values = np.frombuffer(response.raw_output_contents[index], np.float32).reshape(output.shape)
+        response.raw_output_contents[index] = values[:, [1, 0, 2]].tobytes()
+
+
+def swap_classes_of_the_third_image(server):
+    """Swap two classes in the answer for the third image, 1.png."""
+    server.choose = lambda received: Step() if received.asks_labels else next(steps, Step())
+    steps = iter([*[Step()] * (WARM_UP + 2), Step(mangle=swap_first_classes)])
+
+
+def measured_requests(server):
+    return [each for each in server.requests if not each.asks_labels][WARM_UP:]
+
+
+def test_equal_servers_agree_on_every_image_and_each_image_is_sent_once_to_both(servers, images):
+    result = run(servers[0].target, servers[1].target, images, "--min-agreement", 1)
+    assert result.exit_code == 0, result.output
+    found = results(result)
+    assert (found["images"], found["agreement"], found["largest_probability_difference"]) == (4, 1.0, 0.0)
+    assert [found[side]["endpoint"] for side in "ab"] == [each.target for each in servers]
+    assert all(0 < found[side]["p50_ms"] <= found[side]["p95_ms"] for side in "ab")
+    assert [len(measured_requests(each)) for each in servers] == [4, 4]
+    assert found["violations"] == []
+
+
+def test_a_different_class_lowers_the_agreement_and_violates_its_threshold(servers, images):
+    swap_classes_of_the_third_image(servers[1])
+    result = run(servers[0].target, servers[1].target, images, "--min-agreement", 0.8)
+    assert result.exit_code == 1
+    found = results(result)
+    assert found["agreement"] == 0.75
+    assert found["largest_probability_difference"] == pytest.approx((np.exp(5) - 1) / (np.exp(5) + 2), abs=1e-5)
+    assert result.stderr.strip() == "alexnet-client: agreement 0.75 is below --min-agreement 0.8"
+    assert "1.png: A dog, B cat" in result.stdout.replace("\n", "")
+
+
+def test_a_disagreement_above_the_threshold_passes(servers, images):
+    swap_classes_of_the_third_image(servers[1])
+    assert run(servers[0].target, servers[1].target, images, "--min-agreement", 0.75).exit_code == 0
+
+
+def test_a_slower_candidate_violates_max_slowdown(servers, images):
+    servers[1].delay_s = 0.1
+    result = run(servers[0].target, servers[1].target, images, "--max-slowdown", 1.5)
+    assert result.exit_code == 1
+    assert "is above --max-slowdown 1.5" in result.stderr
+    assert results(result)["b"]["p50_ms"] >= 100
+    assert run(servers[1].target, servers[0].target, images, "--max-slowdown", 1.5).exit_code == 0
+
+
+def test_the_order_of_the_endpoints_changes_with_each_image(servers, images):
+    order = []
+    for name, server in zip("ab", servers, strict=True):
+        server.choose = lambda received, name=name: order.append(name) or Step()
+    run(servers[0].target, servers[1].target, images)
+    assert "".join(order) == "ab" + "ab" * WARM_UP + "abbaabba", "class names, warm-up, four images"
+
+
+def test_unreadable_images_are_named_counted_and_skipped(servers, images):
+    (images / "broken.png").write_bytes(b"not an image")
+    result = run(servers[0].target, servers[1].target, images, "--json")
+    assert result.exit_code == 0
+    assert "broken.png: not a JPEG, PNG or WebP image" in result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    assert (results(result)["images"], results(result)["unreadable"]) == (4, 1)
+
+
+def test_model_and_version_of_an_endpoint_are_requested(servers, images):
+    servers[1].version = "3"
+    result = run(servers[0].target, f"{servers[1].target}/alexnet/3", images)
+    assert result.exit_code == 0, result.output
+    assert results(result)["b"]["versions"] == ["3"]
+    assert {each.model_version for each in measured_requests(servers[1])} == {"3"}
+
+
+def test_a_model_that_reads_files_is_compared_with_one_that_reads_pixels(servers, images):
+    with FakeServer(labels=LABELS, model="alexnet_encoded", encoded=True).in_thread() as encoded:
+        found = results(run(servers[0].target, f"{encoded.target}/alexnet_encoded", images, "--min-agreement", 1))
+    assert (found["agreement"], found["largest_probability_difference"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("endpoint", ["/alexnet/2", "/other", "/alexnet/latest", "/alexnet/1/x", "/"])
+def test_a_wrong_endpoint_is_a_user_error(servers, images, endpoint):
+    result = run(servers[0].target, servers[1].target + endpoint, images)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("alexnet-client: ")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [
+        (("cat", "dog"), "A has 3 classes and B has 2: only A has bird"),
+        (("cat", "dog", "fish"), "only A has bird; only B has fish"),
+        (("dog", "cat", "bird"), "their names or order differ"),
+    ],
+)
+def test_endpoints_with_different_classes_are_a_user_error(servers, images, labels, error):
+    servers[1].labels = labels
+    result = run(servers[0].target, servers[1].target, images)
+    assert result.exit_code == 2
+    assert error in result.stderr
+
+
+def test_an_unreachable_server_fails_the_run(servers, images, free_port):
+    result = run(servers[0].target, f"127.0.0.1:{free_port()}", images, "--timeout", 5)
+    assert result.exit_code == 1
+    assert "no server" in result.stderr
+
+
+def test_a_directory_without_readable_images_is_a_user_error(servers, tmp_path):
+    a, b = (each.target for each in servers)
+    (tmp_path / "empty").mkdir()
+    assert "no JPEG, PNG or WebP files found" in run(a, b, tmp_path / "empty").stderr
+    (tmp_path / "empty/broken.png").write_bytes(b"")
+    result = run(a, b, tmp_path / "empty")
+    assert result.exit_code == 2
+    assert "no readable image" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--min-agreement", each) for each in ("nan", "-0.1", "1.1")]
+    + [("--max-slowdown", each) for each in ("nan", "0", "-1", "inf")],
+)
+def test_thresholds_out_of_range_are_rejected(tmp_path, option, value):
+    result = run("127.0.0.1:1", "127.0.0.1:1", tmp_path, option, value)
+    assert result.exit_code == 2
+    assert f"alexnet-client: {option} must be" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("host:1", ("host:1", "alexnet", "")),
+        ("host:1,host:2/other", ("host:1,host:2", "other", "")),
+        ("dns:///name:1/other/12", ("dns:///name:1", "other", "12")),
+    ],
+)
+def test_an_endpoint_has_a_target_and_optionally_a_model_and_a_version(text, parts):
+    assert parse_endpoint(text) == parts
+
+
+@pytest.mark.parametrize("text", ["h:1/", "h:1//2", "h:1/m/", "h:1/m/-1", "h:1/m/²", "h:1/m/1/2"])
+def test_other_forms_of_an_endpoint_are_rejected(text):
+    with pytest.raises(BadInput, match="not an endpoint of the form"):
+        parse_endpoint(text)
