@@ -24,7 +24,7 @@ RATE ?= 50
 DURATION ?= 60
 SLO ?=
 LOAD_OPTIONS ?=
-# --release: `make deploy-check` before you apply, when the images' placeholders must be gone.
+# `make deploy-check`: names of overlays; --release fails while image digests are placeholders.
 DEPLOY_OPTIONS ?=
 
 # Loopback servers of this project talk to nobody else, and ONNX Runtime shall not report to its makers.
@@ -81,7 +81,7 @@ $(STAMP): constraints.txt tests/requirements.txt export/pyproject.toml client/py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/installed-*
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement tests/requirements.txt \
-		--editable "client[load]" --editable "export[$(ACCELERATOR)]" --editable "deploy[check,$(ACCELERATOR)]"
+		--editable "client[load]" --editable "export[$(ACCELERATOR)]" --editable "deploy[$(ACCELERATOR)]"
 	@touch $@
 
 demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images, load: the whole road in a few minutes
@@ -141,15 +141,15 @@ monitor: $(STAMP) ## watch the running server: Prometheus with rules and alerts,
 monitoring: $(STAMP) ## write rules, dashboard and their Kubernetes objects anew from their tables
 	@$(BIN)/python -m alexnet_server.monitoring deploy
 
-capacity: $(STAMP) ## write deploy/CAPACITY.md anew from its inputs (BENCH=build/bench/bench.json: put what was measured into them)
-	@$(BIN)/python -m alexnet_server.capacity deploy $(if $(BENCH),--bench $(BENCH))
+capacity: $(STAMP) ## regenerate deploy/CAPACITY.md (BENCH=build/bench/bench.json: with the results of your own run)
+	@$(BIN)/python deploy/capacity.py $(if $(BENCH),--bench $(BENCH))
 
 classify: $(STAMP) ## ask the running server: make classify IMAGE=photo.jpg
 	@test -n "$(IMAGE)" || { echo "make: name an image: make classify IMAGE=photo.jpg" >&2; exit 2; }
 	@$(BIN)/alexnet-client classify --target $(TARGET) "$(IMAGE)"
 
-deploy-check: $(STAMP) ## look at manifests, images and compose file before a cluster does (DEPLOY_OPTIONS=--release)
-	@$(BIN)/python -m alexnet_server.deployment deploy $(DEPLOY_OPTIONS)
+deploy-check: $(STAMP) ## check manifests, images and the compose file before deployment (DEPLOY_OPTIONS="--release cpu")
+	@$(BIN)/python tests/deploy/manifest_checks.py $(DEPLOY_OPTIONS)
 
 doctor: $(STAMP) ## check what Triton needs of this machine
 	@$(BIN)/alexnet-server doctor --repository $(REPOSITORY)
@@ -165,7 +165,7 @@ lint: $(STAMP) ## check style and types
 
 lock: ## choose the newest versions again and write constraints.txt
 	rm -rf $(BUILD)/lock && $(PYTHON) -m venv $(BUILD)/lock
-	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./export[cpu]" "./deploy[check,cpu]"
+	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./export[cpu]" "./deploy[cpu]"
 	{ sed -n '/^#/p' constraints.txt; $(BUILD)/lock/bin/pip freeze --exclude alexnet-client --exclude alexnet-export \
 		--exclude alexnet-server | sed 's/+cpu$$//'; echo "$$($(BIN)/pip freeze | grep onnxruntime-gpu || grep onnxruntime-gpu constraints.txt)"; } > $(BUILD)/constraints.txt
 	mv $(BUILD)/constraints.txt constraints.txt

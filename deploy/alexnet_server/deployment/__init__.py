@@ -1,1 +1,0 @@
-"""Looks at what is to be deployed before a cluster does: manifests, images, compose file. For ``make deploy-check``."""
