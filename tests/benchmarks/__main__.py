@@ -1,4 +1,4 @@
-"""``make bench``: the project's own figures, as ratios from one run on this machine."""
+"""``make bench``: measure the project on this machine."""
 
 from __future__ import annotations
 
@@ -6,71 +6,68 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from capacity_side import bench_capacity
-from client_side import bench_client
-from load_side import bench_load
+from client_overhead import bench_client
+from load_generator import bench_load_generator
+from monitoring_overhead import bench_monitoring
+from results import Result, as_json, table_of
 from rich.console import Console
-from rows import Row, markdown_of, table_of
 from serving import bench_serving
 from variants import bench_variants, make_models
-from watch_side import bench_watching
 
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export.data import open_dataset
-from alexnet_export.machine import cpu_description
+from alexnet_export.machine import describe_cpu
+
+WITH_SERVER = {"serving": bench_serving, "client": bench_client, "monitoring": bench_monitoring}
+PARTS = ("variants", *WITH_SERVER, "capacity", "load-generator")
 
 
-def measure(checkpoint: Path, only: str | None) -> Iterator[Row]:
-    """The rows of every part, or of one."""
-    if only == "load":
-        yield from bench_load()
-        return
-    loaded, dataset = checkpoints.load(checkpoint), open_dataset("digits")
-    with TemporaryDirectory(prefix="alexnet-bench-") as scratch:
-        models = make_models(loaded, dataset, Path(scratch))
-    if only in (None, "variants"):
-        yield from bench_variants(models)
-    if only in (None, "serving"):
-        yield from bench_serving(models, loaded.labels)
-    if only in (None, "client"):
-        yield from bench_client(models, loaded.labels)
-    if only in (None, "watching"):
-        yield from bench_watching(models, loaded.labels)
-    if only in (None, "capacity"):
-        yield from bench_capacity(models, loaded.labels)
-    if only is None:
-        yield from bench_load()
+def measure(checkpoint: Path, parts: Sequence[str], *, quick: bool) -> Iterator[Result]:
+    """The results of the named parts."""
+    if set(parts) != {"load-generator"}:
+        loaded = checkpoints.load(checkpoint)
+        with TemporaryDirectory(prefix="alexnet-bench-") as scratch:
+            models = make_models(loaded, open_dataset("digits"), Path(scratch))
+    for part in parts:
+        short = {}
+        if quick:
+            short = {"rounds": 1} if part in ("variants", "capacity") else {"rounds": 1, "seconds": 0.3}
+        if part == "variants":
+            yield from bench_variants(models, **short)
+        elif part == "capacity":
+            from capacity_side import bench_capacity
+
+            yield from bench_capacity(models, loaded.labels, **short)
+        elif part == "load-generator":
+            yield from bench_load_generator(**short)
+        else:
+            yield from WITH_SERVER[part](models, loaded.labels, **short)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="directory for bench.json and bench.md")
-    parser.add_argument(
-        "--only",
-        choices=["variants", "serving", "client", "watching", "capacity", "load"],
-        help="measure only one part",
-    )
+    parser = argparse.ArgumentParser(prog="python tests/benchmarks", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint directory of `make train`")
+    parser.add_argument("--output", type=Path, required=True, help="directory for bench.json")
+    parser.add_argument("--only", choices=PARTS, help="run one part only")
+    parser.add_argument("--quick", action="store_true", help="check that the benchmarks run; the results are useless")
     arguments = parser.parse_args()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    logging.disable(logging.WARNING)  # the exporter's and the quantiser's advice
-    console, machine = Console(), cpu_description()
-    rows = []
+    logging.disable(logging.WARNING)  # advice of the exporter and the quantiser
+    console, machine, results = Console(), describe_cpu(), []
+    parts = [arguments.only] if arguments.only else PARTS
     with console.status("Measuring"):
-        for row in measure(arguments.checkpoint, arguments.only):
-            console.log(f"{row.name}: {row.found} {row.figures}")
-            rows.append(row)
-    title = f"{machine['name']}, {machine['processors']} processors"
-    console.print(table_of(rows, title))
+        for result in measure(arguments.checkpoint, parts, quick=arguments.quick):
+            console.log(f"{result.name}: {result.text} {result.details}", markup=False)
+            results.append(result)
+    console.print(table_of(results, f"{machine['name']}, {machine['cpus']} CPUs"))
+    report = json.dumps({"machine": machine, "results": as_json(results)})
     arguments.output.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine, "rows": [row.as_json() for row in rows]}
-    (arguments.output / "bench.md").write_text(markdown_of(rows, title))
-    (arguments.output / "bench.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report))
+    (arguments.output / "bench.json").write_text(f"{report}\n")
+    print(report)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 import grpc.aio
 import numpy as np
 import psutil
-from loads import TIMEOUT_S, Ask, Measured, closed_loop, open_loop, ready_requests, through_shared_memory
-from rows import Row, spread
-from servers import Running, as_found, published, running
+from results import Result
+from servers import RunningServer, published, running, synchronous
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from workloads import TIMEOUT_S, Measurement, Send, closed_loop, open_loop, prepared_requests, shared_memory_requests
 
 from alexnet_client import Client
 from alexnet_client.admin import admin_metadata
@@ -48,38 +48,41 @@ class Found:
     figures: dict[tuple[float, str], str] = field(default_factory=dict)
 
 
-def bench_capacity(models: dict[str, bytes], labels: Sequence[str]) -> Iterator[Row]:
+def bench_capacity(models: dict[str, bytes], labels: Sequence[str], *, rounds: int = ROUNDS) -> Iterator[Result]:
     """The rows, with the int8 network."""
     images = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
     with TemporaryDirectory(prefix="alexnet-capacity-") as scratch:
-        yield from as_found(rows(published(Path(scratch), "int8", models["int8"], labels), images))
+        yield from synchronous(rows(published(Path(scratch), "int8", models["int8"], labels), images, rounds))
 
 
-async def rows(repository: Path, images: np.ndarray, rounds: int = ROUNDS) -> AsyncIterator[Row]:
+async def rows(repository: Path, images: np.ndarray, rounds: int = ROUNDS) -> AsyncIterator[Result]:
     """What things cost, then what was foretold from it, as shares of what was measured."""
     found = Found()
     with running(repository) as server:
-        async with ready_requests(server.target, images) as ask, Client(server.target, timeout_s=TIMEOUT_S) as client:
+        async with (
+            prepared_requests(server.target, images) as ask,
+            Client(server.target, timeout_s=TIMEOUT_S) as client,
+        ):
             await closed_loop(ask, images=1, in_flight=FULL, seconds=SECONDS)  # warms up
             for number in range(rounds):
                 await one_round(found, server, ask, number)
                 await messages(found, server, client, images)
     for name, sides in COSTS.items():
-        yield spread(sides, "", found.costs[name], unit="us")
+        yield Result.of(sides, found.costs[name], unit="us")
     middle = np.quantile(found.noise, (np.arange(QUANTILES) + 0.5) / QUANTILES)
     listed = " ".join(f"{each:.3f}" for each in middle)
-    yield spread(NOISE, "", found.noise, unit="of its fit", figures=listed)
+    yield Result.of(NOISE, found.noise, unit="of its fit", details=listed)
     for (load, what), ratios in found.ratios.items():
         name = f"capacity: {what} at {100 * load:.0f} % of capacity, foretold / measured"
-        yield spread(name, "foretold / measured", ratios, unit="of it", figures=found.figures[load, what])
+        yield Result.of(name, ratios, unit="of it", details=found.figures[load, what])
     for what, goal in (("p50", 1.25), ("p99", 1.5), ("mean batch", 1.25)):
         by_load = [found.ratios[load, what] for load in LOADS]
         worst = [max(max(each, 1 / each) for each in of_round) for of_round in zip(*by_load, strict=True)]
         name = f"capacity: {what}, by which factor the simulation is wrong at the worst load"
-        yield spread(name, "larger / smaller", worst, unit="times", goal=goal, at_most=True)
+        yield Result.of(name, worst, unit="times", goal=goal, at_most=True)
 
 
-async def one_round(found: Found, server: Running, ask: Ask, seed: int) -> None:
+async def one_round(found: Found, server: RunningServer, ask: Send, seed: int) -> None:
     """Costs, capacity, and the three loads, each against what the simulation says of the very same arrivals."""
     before, cpu_s = await batches(server.target), triton_s(server)
     lone = await closed_loop(ask, images=1, in_flight=1, seconds=SECONDS)
@@ -98,7 +101,7 @@ async def one_round(found: Found, server: Running, ask: Ask, seed: int) -> None:
     for name, cost_s in costs.items():
         found.costs.setdefault(name, []).append(1e6 * cost_s)
     replica = Server(fixed_s, per_image_s, outside_s=outside_s, noise=tuple(noise))
-    capacity = (await closed_loop(ask, images=1, in_flight=FULL, seconds=2 * SECONDS)).rate
+    capacity = (await closed_loop(ask, images=1, in_flight=FULL, seconds=2 * SECONDS)).throughput
     compare(found, 1.0, "images a second", replica.capacity, capacity)
     for load in LOADS:
         rate, before = load * capacity, await batches(server.target)
@@ -109,7 +112,7 @@ async def one_round(found: Found, server: Running, ask: Ask, seed: int) -> None:
         against(found, load, foretold, run, ran)
 
 
-def against(found: Found, load: float, foretold: Outcome, run: Measured, ran: Batches) -> None:
+def against(found: Found, load: float, foretold: Outcome, run: Measurement, ran: Batches) -> None:
     """The simulation's figures against those of the run."""
     for percent in (50, 99):
         measured_s = float(np.percentile(run.latencies_s, percent))
@@ -124,9 +127,9 @@ def compare(found: Found, load: float, what: str, foretold: float, measured: flo
     found.figures[load, what] = f"{foretold:.1f} and {measured:.1f} {unit}".rstrip()
 
 
-async def messages(found: Found, server: Running, client: Client, images: np.ndarray) -> None:
+async def messages(found: Found, server: RunningServer, client: Client, images: np.ndarray) -> None:
     """What 32-image requests cost Triton's own process, over TCP and through shared memory."""
-    with through_shared_memory(server.target, images[:32], "bench_capacity") as shared:
+    with shared_memory_requests(server.target, images[:32], "bench_capacity") as shared:
         sides: dict[str, Callable[[int], Awaitable[object]]] = {
             "triton_32_us": lambda caller: client.infer(images[:32]),
             "triton_32_shared_us": shared,
@@ -147,7 +150,7 @@ async def unregister(target: str, region: str) -> None:
         await stub.SystemSharedMemoryUnregister(request, metadata=admin_metadata(target))
 
 
-def triton_s(server: Running) -> float:
+def triton_s(server: RunningServer) -> float:
     """Processor time of Triton's own process, seconds: messages and queues; the network runs in another."""
     children = server.process.children(recursive=True)
     (triton,) = (each for each in children if each.name() == "tritonserver")

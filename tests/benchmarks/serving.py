@@ -1,199 +1,216 @@
-"""What serving costs: the real server against the same file in this process, the client on the same cores."""
+"""Benchmark of serving: the real server compared with the same model file in this process, on the same CPUs."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
-from loads import NO_BATCHING, Ask, Raw, closed_loop, open_loop, ready_requests, through_shared_memory
 from PIL import Image
-from rows import Row, spread
-from servers import as_found, published, running
+from results import Result
+from servers import RunningServer, published, running, synchronous
+from workloads import (
+    TIMEOUT_S,
+    InProcess,
+    Send,
+    closed_loop,
+    open_loop,
+    prepared_requests,
+    random_images,
+    shared_memory_requests,
+)
 
-from alexnet_client import Client
+from alexnet_client import BatchOptions, Client
+from alexnet_client.cpus import usable_cpus
 from alexnet_client.images import load_pixels
+from alexnet_load.run import NO_BATCHING
 
-ROUNDS = 9
-SECONDS = 1.2
-IN_FLIGHT = (1, 2, 4, 8, 16, 32, 64)
-STEPS = 3
-DEADLINE_S = 60.0
+STEPS = (1, 2, 4, 8, 16, 32, 64)
 BURSTS, BURST = 40, 8
+PHOTO = Path(__file__).parents[1] / "golden" / "photo.jpg"
+Step = tuple[Send, int, int]
+"""How to send a request, images per request, requests in flight."""
 
 
-def bench_serving(models: dict[str, bytes], labels: Sequence[str]) -> Iterator[Row]:
-    """The rows, as they are found, for files by their precision."""
-    images = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
+def bench_serving(
+    models: dict[str, bytes], labels: Sequence[str], *, rounds: int = 9, seconds: float = 1.2
+) -> Iterator[Result]:
+    """Measure the INT8 and the FP32 model."""
     with TemporaryDirectory(prefix="alexnet-serving-") as scratch:
         for precision in ("int8", "fp32"):
             repository = published(Path(scratch, precision), precision, models[precision], labels)
-            yield from as_found(_rows(precision, repository, images))
+            yield from synchronous(_measure(precision, repository, rounds, seconds))
 
 
-async def _rows(precision: str, repository: Path, images: np.ndarray) -> AsyncIterator[Row]:
-    model = repository / "alexnet/1/model.onnx"
-    raw = Raw(str(model), images, os.cpu_count() or 1)
+async def _measure(precision: str, repository: Path, rounds: int, seconds: float) -> AsyncIterator[Result]:
+    images, model = random_images(), repository / "alexnet/1/model.onnx"
+    baseline = InProcess(str(model), images, usable_cpus())
     with running(repository) as server:
-        weights = model.stat().st_size
-        yield single(f"{precision}: ready after", server.ready_s, "s", 4, at_most=True)
-        beside = (server.memory() - weights) / 2**20
-        yield single(f"{precision}: memory beside the weights, at the start", beside, "MiB", 400, at_most=True)
+        yield Result.of(f"{precision}: ready after start", [server.ready_s], unit="s", goal=4, at_most=True)
+        yield memory(f"{precision}: memory in addition to the weights, after start", server, model)
+        unbatched = BatchOptions(**NO_BATCHING)
         async with (
-            ready_requests(server.target, images) as single_images,
-            Client(server.target, timeout_s=DEADLINE_S, batching=NO_BATCHING) as client,
-            Client(server.target, timeout_s=DEADLINE_S) as batching,
+            prepared_requests(server.target, images) as send_one,
+            Client(server.target, timeout_s=TIMEOUT_S, batching=unbatched) as client,
+            Client(server.target, timeout_s=TIMEOUT_S) as batching,
         ):
             await client.signature()
-            async for row in against_raw(precision, raw, client, batching, single_images, images):
-                yield row
+            with shared_memory_requests(server.target, images[:32], f"bench_{precision}") as send_shared:
+                sides: dict[str, tuple[Step, float | None]] = {
+                    "32-image requests over TCP, 3 in flight": ((lambda _: client.infer(images[:32]), 32, 3), 0.95),
+                    "128 callers of single images through the batching client": (
+                        (lambda caller: batching.infer(images[caller % 64][np.newaxis]), 1, 128),
+                        0.95,
+                    ),
+                    "single-image requests over TCP, 64 in flight": (
+                        (send_one, 1, 64),
+                        0.87 if precision == "int8" else None,
+                    ),
+                    "32-image requests through shared memory, 3 in flight": ((send_shared, 32, 3), 0.98),
+                }
+                async for result in against_baseline(
+                    precision, baseline, lambda _: client.infer(images[:1]), sides, rounds, seconds
+                ):
+                    yield result
             if precision == "int8":
-                in_flight = {each: (single_images, 1, each) for each in IN_FLIGHT}
-                yield await growth("int8: throughput from 1 to 64 in flight, worst fall", in_flight)
-                sizes = {each: (lambda _, size=each: client.infer(images[:size]), each, 3) for each in IN_FLIGHT}
-                yield await growth("int8: throughput from 1 to 64 images in a request, worst fall", sizes)
-                yield await at_four_fifths(single_images, raw)
+                in_flight = {each: (send_one, 1, each) for each in STEPS}
+                yield await scaling("int8: throughput from 1 to 64 requests in flight", in_flight, seconds)
+                sizes = {each: (lambda _, size=each: client.infer(images[:size]), each, 3) for each in STEPS}
+                yield await scaling("int8: throughput from 1 to 64 images per request", sizes, seconds)
+                yield await latency_at_80_percent(send_one, baseline, seconds)
                 yield await bursts(client, images)
         if precision == "int8":
             async with Client(
-                server.target, model="alexnet_encoded", timeout_s=DEADLINE_S, batching=NO_BATCHING
+                server.target, model="alexnet_encoded", timeout_s=TIMEOUT_S, batching=unbatched
             ) as client:
-                yield await encoded(client, raw)
-        beside = (server.memory() - weights) / 2**20
-        yield single(f"{precision}: memory beside the weights, after the load", beside, "MiB", 400, at_most=True)
+                yield await image_files(client, baseline, seconds)
+        yield memory(f"{precision}: memory in addition to the weights, after the load", server, model)
 
 
-async def against_raw(
-    precision: str, raw: Raw, client: Client, batching: Client, single_images: Ask, images: np.ndarray
-) -> AsyncIterator[Row]:
-    """Saturated through TCP and shared memory, single images, and one in flight; all sides in turns."""
-    target = client.target
-    kinds: dict[str, tuple[Any, int, int, float | None]] = {
-        "32-image requests over TCP, 3 in flight": (lambda caller: client.infer(images[:32]), 32, 3, 0.95),
-        "128 callers of single images through the batching client": (
-            lambda caller: batching.infer(images[caller % 64][np.newaxis]),
-            *(1, 128, 0.95),
-        ),
-        "single-image requests over TCP, 64 in flight": (
-            single_images,
-            *(1, 64, 0.87 if precision == "int8" else None),
-        ),
-    }
-    ratios: dict[str, list[float]] = {}
-    extra_ms: list[float] = []
-    rates: dict[str, list[float]] = {"raw": []}
-    with through_shared_memory(target, images[:32], f"bench_{precision}") as ask:
-        kinds["32-image requests through shared memory, 3 in flight"] = (ask, 32, 3, 0.98)
-        for turn in range(ROUNDS + 1):
-            base, alone = raw.rate(SECONDS), statistics.median(raw.latencies_s(SECONDS / 2))
-            lone = await closed_loop(
-                lambda caller: client.infer(images[:1]), images=1, in_flight=1, seconds=SECONDS / 2
-            )
-            if turn:  # the first one warms everything up
-                rates["raw"].append(base)
-                extra_ms.append(1000 * (statistics.median(lone.latencies_s) - alone))
-            for name, (send, batch, in_flight, _) in kinds.items():
-                found = await closed_loop(send, images=batch, in_flight=in_flight, seconds=SECONDS)
-                if turn:
-                    ratios.setdefault(name, []).append(found.rate / base)
-                    rates.setdefault(name, []).append(found.rate)
-    for name, (*_, goal) in kinds.items():
-        figures = f"{statistics.median(rates[name]):.0f} of {statistics.median(rates['raw']):.0f} images/s ({raw.best})"
-        yield spread(f"{precision}: {name}", "served / raw", ratios[name], goal=goal, figures=figures)
-    yield spread(
-        f"{precision}: one image in flight, p50 over raw",
-        "served - raw",
-        extra_ms,
+def memory(name: str, server: RunningServer, model: Path) -> Result:
+    """Memory of the server minus the size of the model file."""
+    used_mib = (server.memory() - model.stat().st_size) / 2**20
+    return Result.of(name, [used_mib], unit="MiB", goal=400, at_most=True)
+
+
+async def against_baseline(
+    precision: str,
+    baseline: InProcess,
+    send_lone: Send,
+    sides: dict[str, tuple[Step, float | None]],
+    rounds: int,
+    seconds: float,
+) -> AsyncIterator[Result]:
+    """Throughput of each side as a share of the baseline, and the additional latency of a lone request."""
+    baselines: list[float] = []
+    throughputs: dict[str, list[float]] = {name: [] for name in sides}
+    additional_ms: list[float] = []
+    for number in range(rounds + 1):
+        throughput = baseline.throughput(seconds)
+        alone_s = statistics.median(baseline.latencies_s(seconds / 2))
+        lone = await closed_loop(send_lone, in_flight=1, seconds=seconds / 2)
+        found = {
+            name: (await closed_loop(send, images=images, in_flight=in_flight, seconds=seconds)).throughput
+            for name, ((send, images, in_flight), _) in sides.items()
+        }
+        if number:  # the first round is the warm-up
+            baselines.append(throughput)
+            additional_ms.append(1000 * (statistics.median(lone.latencies_s) - alone_s))
+            for name, value in found.items():
+                throughputs[name].append(value)
+    for name, (_, goal) in sides.items():
+        yield Result.of(
+            f"{precision}: {name}, served / in process",
+            [served / base for served, base in zip(throughputs[name], baselines, strict=True)],
+            goal=goal,
+            details=f"{statistics.median(throughputs[name]):.0f} and {statistics.median(baselines):.0f} images/s "
+            f"({baseline.fastest})",
+        )
+    yield Result.of(
+        f"{precision}: p50 of a lone request, served - in process",
+        additional_ms,
         unit="ms",
         goal=1.0,
         at_most=True,
-        figures=f"raw {1000 * alone:.1f} ms, same threads",
+        details=f"in process {1000 * alone_s:.1f} ms with the same number of threads",
     )
 
 
-Step = tuple[Ask, int, int]
-"""How to ask, images in a request, requests in flight."""
-
-
-async def growth(name: str, steps: dict[int, Step]) -> Row:
-    """Throughput while the work grows: the worst that a further step does to the best so far."""
-    falls, rates = [], {}
-    for _ in range(STEPS):
-        for size, (ask, images, in_flight) in steps.items():
-            found = await closed_loop(ask, images=images, in_flight=in_flight, seconds=SECONDS)
-            rates.setdefault(size, []).append(found.rate)
+async def scaling(name: str, steps: dict[int, Step], seconds: float, rounds: int = 3) -> Result:
+    """Smallest ratio of the throughput of a step to the best throughput of the previous steps."""
+    ratios, throughputs = [], {step: [] for step in steps}
+    for _ in range(rounds):
         best, worst = 0.0, 1.0
-        for size in steps:
-            best = max(best, rates[size][-1])
-            worst = min(worst, rates[size][-1] / best)
-        falls.append(worst)
-    figures = ", ".join(f"{size}: {statistics.median(each):.0f}" for size, each in rates.items()) + " images/s"
-    return spread(name, "step / best", falls, goal=0.95, figures=figures)
+        for step, (send, images, in_flight) in steps.items():
+            found = await closed_loop(send, images=images, in_flight=in_flight, seconds=seconds)
+            throughputs[step].append(found.throughput)
+            best = max(best, found.throughput)
+            worst = min(worst, found.throughput / best)
+        ratios.append(worst)
+    medians = ", ".join(f"{step}: {statistics.median(each):.0f}" for step, each in throughputs.items())
+    return Result.of(f"{name}, worst step / best before it", ratios, goal=0.95, details=f"{medians} images/s")
 
 
-async def at_four_fifths(send: Ask, raw: Raw) -> Row:
-    """p99 of single images at 80 % of what the server can take, against the time of one batch of 64."""
+async def latency_at_80_percent(send: Send, baseline: InProcess, seconds: float, rounds: int = 5) -> Result:
+    """p99 of single images with open-loop arrivals, relative to the time of one batch of 64."""
     ratios = []
-    for turn in range(5):
-        capacity = (await closed_loop(send, images=1, in_flight=64, seconds=SECONDS)).rate
-        batch_s = statistics.median(raw.latencies_s(SECONDS / 2, 64))
-        found = await open_loop(send, rate=0.8 * capacity, seconds=3 * SECONDS, seed=turn)
-        ratios.append(statistics.quantiles(found.latencies_s, n=100)[98] / batch_s)
-    figures = f"a batch of 64 takes {1000 * batch_s:.0f} ms"
-    return spread(
-        "int8: p99 at 80 % of capacity, open loop", "p99 / batch time", ratios, goal=4.0, at_most=True, figures=figures
+    for seed in range(rounds):
+        capacity = (await closed_loop(send, in_flight=64, seconds=seconds)).throughput
+        batch_s = statistics.median(baseline.latencies_s(seconds / 2, 64))
+        found = await open_loop(send, rate=0.8 * capacity, seconds=3 * seconds, seed=seed)
+        ratios.append(np.percentile(found.latencies_s, 99) / batch_s)
+    return Result.of(
+        "int8: p99 at 80 % of capacity, open loop, p99 / time of a batch of 64",
+        ratios,
+        goal=4.0,
+        at_most=True,
+        details=f"a batch of 64 takes {1000 * batch_s:.0f} ms",
     )
 
 
-async def bursts(client: Client, images: np.ndarray) -> Row:
-    """Eight requests at once, then silence: the slowest of many such bursts against the usual one."""
+async def bursts(client: Client, images: np.ndarray) -> Result:
+    """Slowest of many bursts of concurrent requests relative to the median burst."""
     seconds = []
     for _ in range(BURSTS):
-        began = time.perf_counter()
+        started = time.perf_counter()
         await asyncio.gather(*(client.infer(images[place : place + 1]) for place in range(BURST)))
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started)
         await asyncio.sleep(0.02)
-    usual = statistics.median(seconds)
-    figures = f"{1000 * usual:.0f} ms, slowest {1000 * max(seconds):.0f} ms"
-    return single(
-        f"int8: slowest of {BURSTS} bursts of {BURST} over the usual",
-        max(seconds) / usual,
-        "x",
-        4,
+    median_s = statistics.median(seconds)
+    return Result.of(
+        f"int8: slowest of {BURSTS} bursts of {BURST} requests / median burst",
+        [max(seconds) / median_s],
+        goal=4,
         at_most=True,
-        figures=figures,
+        details=f"median {1000 * median_s:.0f} ms, slowest {1000 * max(seconds):.0f} ms",
     )
 
 
-async def encoded(client: Client, raw: Raw) -> Row:
-    """Image files through alexnet_encoded, against what decoding and inference cost on the same cores together."""
-    photo = Image.open(Path(__file__).parent.parent / "golden" / "photo.jpg").convert("RGB").resize((500, 375))
+async def image_files(client: Client, baseline: InProcess, seconds: float, rounds: int = 5) -> Result:
+    """Throughput of image files, relative to decoding and inference in turn on the same CPUs."""
     file = io.BytesIO()
-    photo.save(file, "JPEG", quality=90)
+    Image.open(PHOTO).convert("RGB").resize((500, 375)).save(file, "JPEG", quality=90)
     content = file.getvalue()
     batch = np.array([[content]], object)
-    ratios, figures = [], ""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in range(5):
-            count, began = 0, time.perf_counter()
-            while time.perf_counter() - began < SECONDS:
+    ratios, details = [], ""
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for _ in range(rounds):
+            count, started = 0, time.perf_counter()
+            while time.perf_counter() - started < seconds:
                 count += sum(1 for _ in pool.map(load_pixels, [content] * 64))
-            decoding, inference = count / (time.perf_counter() - began), raw.rate(SECONDS)
-            bound = 1 / (1 / decoding + 1 / inference)
-            found = await closed_loop(lambda caller: client.infer(batch), images=1, in_flight=64, seconds=2 * SECONDS)
-            ratios.append(found.rate / bound)
-            figures = f"{found.rate:.0f} of {bound:.0f} images/s (decoding alone {decoding:.0f}, 500 x 375 JPEG)"
-    return spread("int8: image files, 64 in flight", "served / (decode + raw)", ratios, goal=0.9, figures=figures)
-
-
-def single(name: str, value: float, unit: str, goal: float, *, at_most: bool, figures: str = "") -> Row:
-    """A row of one measurement."""
-    return Row(name, "", value, value, value, 1, unit, goal=goal, at_most=at_most, figures=figures)
+            decoding = count / (time.perf_counter() - started)
+            bound = 1 / (1 / decoding + 1 / baseline.throughput(seconds))
+            found = await closed_loop(lambda _: client.infer(batch), in_flight=64, seconds=2 * seconds)
+            ratios.append(found.throughput / bound)
+            details = (
+                f"{found.throughput:.0f} and {bound:.0f} images/s (decoding {decoding:.0f}), JPEG of 500 x 375 pixels"
+            )
+    return Result.of(
+        "int8: image files, 64 in flight, served / in process with decoding", ratios, goal=0.9, details=details
+    )

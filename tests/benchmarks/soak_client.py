@@ -1,4 +1,4 @@
-"""``make soak-client``: an hour's worth of requests through the client in a few minutes, and what it holds meanwhile."""
+"""``make soak-client``: send many requests through the client to a fake server, and check that the client is steady."""
 
 from __future__ import annotations
 
@@ -7,84 +7,79 @@ import asyncio
 import json
 import os
 import random
-import statistics
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import psutil
-from client_side import fake_server
 from rich.console import Console
-from rich.table import Table
+from servers import fake_server
+from soak_report import Finding, growth, table_of
+from workloads import random_images
 
 from alexnet_client import Client, ClientError
 
-TASKS, SAMPLES, WARM_UP = 128, 20, 4
-GIVE_UP = 0.02
-"""Share of the calls that are cancelled while they wait or fly."""
+TASKS, SAMPLES = 128, 20
+CANCELLED = 0.02
+"""Share of the calls that are cancelled while they are queued or in flight."""
 
 
-async def soak(target: str, images: int, console: Console) -> list[dict[str, float]]:
-    """Memory, descriptors and tasks of this process, each time another twentieth of the images was asked for."""
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
-    process, chance, outcomes = psutil.Process(os.getpid()), random.Random(0), Counter[str]()
-    samples: list[dict[str, float]] = []
-    asked = 0
+async def soak(target: str, images: int) -> tuple[Counter[str], list[tuple[float, int, int]]]:
+    """Outcomes of all calls, and samples of this process: memory in MB, file descriptors and asyncio tasks."""
+    pixels, process, chance = random_images(), psutil.Process(os.getpid()), random.Random(0)
+    outcomes: Counter[str] = Counter()
+    samples = []
+    sent = 0
     async with Client(target, timeout_s=30) as client:
 
-        async def ask() -> None:
-            nonlocal asked
-            while asked < images:
-                asked += 1
+        async def send() -> None:
+            nonlocal sent
+            while sent < images:
+                sent += 1
                 row = chance.randrange(64)
                 call = asyncio.ensure_future(client.infer(pixels[row][np.newaxis]))
-                if chance.random() < GIVE_UP:
+                if chance.random() < CANCELLED:
                     asyncio.get_running_loop().call_later(chance.random() / 100, call.cancel)
                 try:
                     right = (await call).logits[0].argmax() == pixels[row, 0, 0, 0] % 2
-                    outcomes["right" if right else "WRONG"] += 1
+                    outcomes["right" if right else "wrong"] += 1
                 except asyncio.CancelledError:
                     outcomes["cancelled"] += 1
                 except ClientError as error:
                     outcomes[type(error).__name__] += 1
 
-        began = time.monotonic()
-        tasks = [asyncio.create_task(ask()) for _ in range(TASKS)]
+        tasks = [asyncio.create_task(send()) for _ in range(TASKS)]
         for step in range(1, SAMPLES + 1):
-            while asked < images * step // SAMPLES and not all(task.done() for task in tasks):  # noqa: ASYNC110
+            while sent < images * step // SAMPLES and not all(task.done() for task in tasks):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-            samples.append(
-                {
-                    "asked": asked,
-                    "memory_mb": process.memory_info().rss / 2**20,
-                    "descriptors": process.num_fds(),
-                    "tasks": len(asyncio.all_tasks()),
-                }
-            )
+            samples.append((process.memory_info().rss / 2**20, process.num_fds(), len(asyncio.all_tasks())))
         await asyncio.gather(*tasks)
-        console.print(f"{asked:,} images in {time.monotonic() - began:.0f} s: {dict(outcomes)}")
-    if set(outcomes) - {"right", "cancelled"}:
-        samples.append({key: float("inf") for key in samples[0]})
-    return samples
+    return outcomes, samples
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=360_000, help="an hour at 100 a second")
-    arguments, console = parser.parse_args(), Console()
+    parser = argparse.ArgumentParser(prog="python tests/benchmarks/soak_client.py", description=__doc__)
+    parser.add_argument("--images", type=int, default=360_000, help="number of requests (default 360,000)")
+    arguments, started = parser.parse_args(), time.monotonic()
     with fake_server() as target:
-        samples = asyncio.run(soak(target, arguments.images, console))
-    steady = samples[WARM_UP:]
-    quarter = max(1, len(steady) // 4)
-    table, report = Table("looked at", "first quarter", "last quarter"), {}
-    for name, slack in (("memory_mb", 5.0), ("descriptors", 2.0), ("tasks", 10.0)):
-        early, late = (statistics.median(each[name] for each in part) for part in (steady[:quarter], steady[-quarter:]))
-        report[name] = {"early": early, "late": late, "flat": late <= early * 1.03 + slack}
-        table.add_row(name, f"{early:.0f}", f"{late:.0f}")
-    console.print(table)
-    print(json.dumps(report))
-    sys.exit(0 if all(each["flat"] for each in report.values()) else 1)
+        outcomes, samples = asyncio.run(soak(target, arguments.images))
+    memory, descriptors, tasks = zip(*samples, strict=True)
+    findings = [
+        Finding(
+            "outcomes",
+            ", ".join(f"{count:,} {name}" for name, count in outcomes.items()),
+            set(outcomes) <= {"right", "cancelled"},
+        ),
+        growth(memory, "memory", "MB", share=0.03, slack=5),
+        growth(descriptors, "file descriptors", "", share=0.03, slack=2),
+        growth(tasks, "asyncio tasks", "", share=0.03, slack=10),
+    ]
+    title = f"Soak test of the client: {arguments.images:,} images in {time.monotonic() - started:.0f} s"
+    Console().print(table_of(findings, title))
+    print(json.dumps({"findings": [asdict(each) for each in findings]}))
+    sys.exit(0 if all(each.ok for each in findings) else 1)
 
 
 if __name__ == "__main__":

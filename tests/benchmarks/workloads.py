@@ -1,4 +1,4 @@
-"""Loads on a server, and the same arithmetic without one: images a second, and seconds of each request."""
+"""Load on a server, and inference with the same model file in this process as the baseline."""
 
 from __future__ import annotations
 
@@ -16,67 +16,69 @@ import numpy as np
 import onnxruntime as ort
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from alexnet_client import BatchOptions
 from alexnet_client.admin import admin_metadata
 from alexnet_client.codec import encode_request
 from alexnet_client.connection import CHANNEL_OPTIONS
-from alexnet_load.options import NO_BATCHING as SEPARATE_CLIENTS
 
 INFER, TIMEOUT_S = "/inference.GRPCInferenceService/ModelInfer", 60.0
-NO_BATCHING = BatchOptions(**SEPARATE_CLIENTS)
-"""For clients that stand for many separate ones: every call is a request of its own, sent at once."""
-Ask = Callable[[int], Awaitable[Any]]
-"""Sends the request of a caller, by its number."""
+OUTPUTS = ("logits", "probabilities")
+Send = Callable[[int], Awaitable[Any]]
+"""Sends one request; the argument is the number of the caller."""
 
 
 @dataclass
-class Measured:
-    """What a run did: images a second, and how long each request took, seconds."""
+class Measurement:
+    """Throughput in images per second, and the latency of each request in seconds."""
 
-    rate: float = 0.0
+    throughput: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
 
 
-async def closed_loop(ask: Ask, *, images: int, in_flight: int, seconds: float) -> Measured:
-    """Callers who each send the next request when the last is answered."""
-    found, answered = Measured(), 0
+def random_images() -> np.ndarray:
+    """64 images of random pixels, uint8 [64, 224, 224, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
+
+
+async def closed_loop(send: Send, *, images: int = 1, in_flight: int, seconds: float) -> Measurement:
+    """Each of ``in_flight`` callers sends requests of ``images`` images, the next one after the previous answer."""
+    result, answered = Measurement(), 0
     end = time.perf_counter() + seconds
 
     async def call(caller: int) -> None:
         nonlocal answered
         while (sent := time.perf_counter()) < end:
-            await ask(caller)
-            found.latencies_s.append(time.perf_counter() - sent)
+            await send(caller)
+            result.latencies_s.append(time.perf_counter() - sent)
             answered += images
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     await asyncio.gather(*(call(caller) for caller in range(in_flight)))
-    found.rate = answered / (time.perf_counter() - began)
-    return found
+    result.throughput = answered / (time.perf_counter() - started)
+    return result
 
 
-async def open_loop(ask: Ask, *, rate: float, seconds: float, seed: int = 0) -> Measured:
-    """Requests at random times (Poisson), whatever becomes of those before; seconds count from the planned time."""
-    found = Measured()
+async def open_loop(send: Send, *, rate: float, seconds: float, seed: int = 0) -> Measurement:
+    """Requests with Poisson arrivals; latency is measured from the planned send time."""
+    result = Measurement()
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
-    began = time.perf_counter()
+    started = time.perf_counter()
 
     async def call(caller: int, planned: float) -> None:
-        await ask(caller)
-        found.latencies_s.append(time.perf_counter() - planned)
+        await send(caller)
+        result.latencies_s.append(time.perf_counter() - planned)
 
     tasks = []
-    for caller, planned in enumerate(began + np.cumsum(gaps)):
+    for caller, planned in enumerate(started + np.cumsum(gaps)):
         await asyncio.sleep(max(0.0, planned - time.perf_counter()))
         tasks.append(asyncio.create_task(call(caller, planned)))
     await asyncio.gather(*tasks)
-    found.rate = len(tasks) / (time.perf_counter() - began)
-    return found
+    result.throughput = len(tasks) / (time.perf_counter() - started)
+    return result
 
 
 @contextmanager
-def through_shared_memory(target: str, images: np.ndarray, region: str) -> Iterator[Ask]:
-    """Requests whose images lie in shared memory: only their place goes over the wire. Inside a running loop."""
+def shared_memory_requests(target: str, images: np.ndarray, region: str) -> Iterator[Send]:
+    """Requests with their images in shared memory. Needs a running event loop."""
     memory = SharedMemory(create=True, size=images.nbytes)
     try:
         np.ndarray(images.shape, images.dtype, memory.buf)[:] = images
@@ -91,7 +93,7 @@ def through_shared_memory(target: str, images: np.ndarray, region: str) -> Itera
         tensor = request.inputs.add(name="image", datatype="UINT8", shape=images.shape)
         tensor.parameters["shared_memory_region"].string_param = region
         tensor.parameters["shared_memory_byte_size"].int64_param = images.nbytes
-        for name in ("logits", "probabilities"):
+        for name in OUTPUTS:
             request.outputs.add(name=name)
         stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.aio.insecure_channel(target))
         yield lambda caller: stub.ModelInfer(request)
@@ -101,40 +103,37 @@ def through_shared_memory(target: str, images: np.ndarray, region: str) -> Itera
 
 
 @asynccontextmanager
-async def ready_requests(target: str, images: np.ndarray, *, tensor: str = "image") -> AsyncIterator[Ask]:
-    """Requests of one image each, made beforehand and sent by a bare gRPC call: what is left is the server's cost."""
-    requests = [
-        encode_request("alexnet", {tensor: image[np.newaxis]}, ("logits", "probabilities")).SerializeToString()
-        for image in images
-    ]
+async def prepared_requests(target: str, images: np.ndarray, *, tensor: str = "image") -> AsyncIterator[Send]:
+    """Single-image requests that are encoded beforehand and sent with plain gRPC: the client costs almost nothing."""
+    requests = [encode_request("alexnet", {tensor: image[np.newaxis]}, OUTPUTS).SerializeToString() for image in images]
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         call = channel.unary_unary(INFER, request_serializer=None, response_deserializer=None)
         yield lambda caller: call(requests[caller % len(requests)], timeout=TIMEOUT_S)
 
 
-class Raw:
-    """The same file in this process, in whatever arrangement of threads is fastest here.
+class InProcess:
+    """The baseline: the same model file in this process, with the fastest assignment of threads to sessions.
 
     Args:
         model: the ONNX file.
         images: uint8 [64, 224, 224, 3].
-        threads: processors there are.
+        threads: number of CPUs.
     """
 
     def __init__(self, model: str, images: np.ndarray, threads: int) -> None:
         self._images = images
-        self._alone = _session(model, threads)
+        self._session = _session(model, threads)
         single = _session(model, 1)
-        self.arrangements = {
-            f"1 session, {threads} threads, batch 64": ([self._alone], 64),
-            f"{threads} callers of 1 thread each, batch 32": ([single] * threads, 32),
-            f"{threads} callers of 1 thread each, batch 64": ([single] * threads, 64),
+        self._setups = {
+            f"1 session with {threads} threads, batch 64": ([self._session], 64),
+            f"{threads} callers with 1 thread each, batch 32": ([single] * threads, 32),
+            f"{threads} callers with 1 thread each, batch 64": ([single] * threads, 64),
         }
-        self.best = max(self.arrangements, key=lambda name: self.rate(2.0, name))
+        self.fastest = max(self._setups, key=lambda name: self.throughput(2.0, name))
 
-    def rate(self, seconds: float, arrangement: str = "") -> float:
-        """Images a second of the best arrangement, or of the one named."""
-        sessions, batch = self.arrangements[arrangement or self.best]
+    def throughput(self, seconds: float, setup: str = "") -> float:
+        """Images per second of the fastest setup, or of the named one."""
+        sessions, batch = self._setups[setup or self.fastest]
         runs = [0] * len(sessions)
         end = time.perf_counter() + seconds
 
@@ -143,26 +142,26 @@ class Raw:
                 sessions[place].run(None, {"image": self._images[:batch]})
                 runs[place] += 1
 
-        began = time.perf_counter()
+        started = time.perf_counter()
         threads = [threading.Thread(target=call, args=(place,)) for place in range(len(sessions))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return sum(runs) * batch / (time.perf_counter() - began)
+        return sum(runs) * batch / (time.perf_counter() - started)
 
     def latencies_s(self, seconds: float, batch: int = 1) -> list[float]:
-        """Seconds of runs of one batch after the other, with the threads that the server uses."""
+        """Latency of consecutive batches, seconds, with the number of threads that the server uses."""
         found: list[float] = []
         end = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < end:
-            self._alone.run(None, {"image": self._images[:batch]})
-            found.append(time.perf_counter() - began)
+        while (started := time.perf_counter()) < end:
+            self._session.run(None, {"image": self._images[:batch]})
+            found.append(time.perf_counter() - started)
         return found
 
 
 def _session(model: str, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as config.pbtxt has it
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the same as in config.pbtxt
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

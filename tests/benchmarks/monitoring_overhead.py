@@ -1,4 +1,4 @@
-"""What watching costs: the same calls with metrics, logs, traces and a Prometheus, and without any of them."""
+"""Benchmark of monitoring: throughput with metrics, logs, traces and Prometheus, relative to none of them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import yaml
-from client_side import TASKS, in_turns
-from loads import TIMEOUT_S
+from client_overhead import TASKS, alternate
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from prometheus_client import CollectorRegistry
-from rows import Row, spread
-from servers import as_found, published, running
+from results import Result
+from servers import published, running, synchronous
+from workloads import TIMEOUT_S, random_images
 
 from alexnet_client import Client
 from alexnet_client.logs import EventLog
@@ -29,73 +29,74 @@ from alexnet_client.tracing import Tracing
 from alexnet_load.trial_server import free_ports
 from alexnet_server.monitoring.prometheus import MonitorOptions, monitoring
 
-COMMITTED = Path(__file__).parents[2] / "deploy/prometheus"
-ONE_IN = 100
-"""Requests of which one is traced."""
-SCRAPE = "1s"
-SECONDS = 6
-"""Of each turn: two percent are less than short turns differ."""
+CONFIGURATION = Path(__file__).parents[2] / "deploy/prometheus"
+TRACE_ONE_IN = 100
+SCRAPE_INTERVAL = "1s"
 
 
-def bench_watching(models: dict[str, bytes], labels: Sequence[str]) -> Iterator[Row]:
-    """The row, with the int8 network; none where Prometheus is not installed."""
+def bench_monitoring(
+    models: dict[str, bytes], labels: Sequence[str], *, rounds: int = 9, seconds: float = 6.0
+) -> Iterator[Result]:
+    """Measure with the INT8 model; no result if Prometheus is not installed.
+
+    The turns are long because short turns differ by more than the 2 % of the goal.
+    """
     if shutil.which("prometheus") is None:
         return
-    images = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
-    with TemporaryDirectory(prefix="alexnet-watch-") as scratch:
+    with TemporaryDirectory(prefix="alexnet-monitoring-") as scratch:
         repository = published(Path(scratch), "int8", models["int8"], labels)
-        yield from as_found(rows(repository, images, Path(scratch)))
+        yield from synchronous(_measure(repository, random_images(), Path(scratch), rounds, seconds))
 
 
-async def rows(repository: Path, images: np.ndarray, scratch: Path) -> AsyncIterator[Row]:
-    """Both sides have a server of their own; the one that is not asked sleeps."""
+async def _measure(
+    repository: Path, images: np.ndarray, scratch: Path, rounds: int, seconds: float
+) -> AsyncIterator[Result]:
+    """Each side has its own server; the other one is idle meanwhile."""
     registry = CollectorRegistry()
-    provider = TracerProvider(sampler=TraceIdRatioBased(1 / ONE_IN))
+    provider = TracerProvider(sampler=TraceIdRatioBased(1 / TRACE_ONE_IN))
     with ExitStack() as stack:
-        endpoint = stack.enter_context(collector())
-        tracing = ("--trace-endpoint", endpoint, "--trace-rate", str(ONE_IN))
-        watched_server = stack.enter_context(running(repository, *tracing))
+        endpoint = stack.enter_context(trace_collector())
+        options = ("--trace-endpoint", endpoint, "--trace-rate", str(TRACE_ONE_IN))
+        monitored_server = stack.enter_context(running(repository, *options))
         plain_server = stack.enter_context(running(repository))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
-        shown = stack.enter_context(serve_metrics(0, registry=registry))
-        targets = {"triton": watched_server.metrics_port, "client": shown.port}
+        exporter = stack.enter_context(serve_metrics(0, registry=registry))
+        targets = {"triton": monitored_server.metrics_port, "client": exporter.port}
         stack.enter_context(prometheus(scratch, targets))
         async with AsyncExitStack() as clients:
             listeners = [ClientMetrics(registry), EventLog()]
-            watched = await clients.enter_async_context(
-                Client(watched_server.target, timeout_s=TIMEOUT_S, listeners=listeners, tracing=Tracing(provider))
+            monitored = await clients.enter_async_context(
+                Client(monitored_server.target, timeout_s=TIMEOUT_S, listeners=listeners, tracing=Tracing(provider))
             )
             plain = await clients.enter_async_context(Client(plain_server.target, timeout_s=TIMEOUT_S))
-            found = await in_turns(
-                {
-                    "watched": (lambda caller: watched.infer(images[caller % 64][np.newaxis]), 1, TASKS),
-                    "plain": (lambda caller: plain.infer(images[caller % 64][np.newaxis]), 1, TASKS),
-                },
-                seconds=SECONDS,
-            )
+            sides = {
+                name: (lambda caller, client=client: client.infer(images[caller % 64][np.newaxis]), 1, TASKS)
+                for name, client in (("monitored", monitored), ("plain", plain))
+            }
+            found = await alternate(sides, rounds, seconds)
         provider.shutdown()
-    pairs = zip(found["watched"], found["plain"], strict=True)
-    yield spread(
-        f"watched: images a second with metrics, logs, one trace in {ONE_IN} and a Prometheus every {SCRAPE}, against none",
-        "watched / plain",
-        [ours.rate / theirs.rate for ours, theirs in pairs],
+    pairs = zip(found["monitored"], found["plain"], strict=True)
+    yield Result.of(
+        f"monitoring: throughput with metrics, logs, 1 trace in {TRACE_ONE_IN} requests and a scrape interval of "
+        f"{SCRAPE_INTERVAL}, monitored / plain",
+        [monitored.throughput / plain.throughput for monitored, plain in pairs],
         goal=0.98,
     )
 
 
 @contextmanager
-def collector() -> Iterator[str]:
-    """The address of one that takes spans and forgets them."""
+def trace_collector() -> Iterator[str]:
+    """Run an HTTP endpoint that accepts and discards spans, and yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # the name is http.server's
+        def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """No news."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -110,12 +111,12 @@ def collector() -> Iterator[str]:
 
 @contextmanager
 def prometheus(scratch: Path, targets: dict[str, int]) -> Iterator[None]:
-    """With the committed rules, asking each second."""
+    """Run Prometheus with the committed rules and a short scrape interval."""
     directory = scratch / "prometheus"
-    shutil.copytree(COMMITTED, directory)
+    shutil.copytree(CONFIGURATION, directory)
     config = directory / "prometheus.yml"
     content = yaml.safe_load(config.read_text())
-    content["global"] |= {"scrape_interval": SCRAPE, "scrape_timeout": SCRAPE}
+    content["global"] |= {"scrape_interval": SCRAPE_INTERVAL, "scrape_timeout": SCRAPE_INTERVAL}
     config.write_text(yaml.safe_dump(content))
     for path in (directory / "targets").glob("*.yml"):
         path.unlink()
