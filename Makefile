@@ -27,6 +27,9 @@ LOAD_OPTIONS ?=
 # `make deploy-check`: names of overlays; --release fails while image digests are placeholders.
 DEPLOY_OPTIONS ?=
 
+PYTEST_PROCESSES ?= --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST_OPTIONS ?=
+
 # Loopback servers of this project talk to nobody else, and ONNX Runtime shall not report to its makers.
 export ORT_DISABLE_TELEMETRY := 1
 
@@ -55,7 +58,7 @@ SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train export verify report bench sweep soak soak-client gpu-check serve classify load-test monitor monitoring capacity deploy-check doctor test lint lock clean force
+.PHONY: help setup demo train export verify report bench sweep soak soak-client gpu-check serve classify load-test monitor monitoring capacity deploy-check doctor test test-fast lint lock clean force
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -154,8 +157,15 @@ deploy-check: $(STAMP) ## check manifests, images and the compose file before de
 doctor: $(STAMP) ## check what Triton needs of this machine
 	@$(BIN)/alexnet-server doctor --repository $(REPOSITORY)
 
-test: $(STAMP) ## run all tests, against the real Triton too
-	$(BIN)/python tests/run.py $(PYTEST_OPTIONS)
+# One thread in each test process: more would only compete for the CPUs.
+test test-fast: export OMP_NUM_THREADS := 1
+test test-fast: export OPENBLAS_NUM_THREADS := 1
+
+test: $(STAMP) ## run all tests, including those against the real Triton
+	@$(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_OPTIONS)
+
+test-fast: $(STAMP) ## run the unit tests only, without a server (a minute)
+	@$(BIN)/python -m pytest $(PYTEST_PROCESSES) -m "not e2e and not slow" $(PYTEST_OPTIONS)
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from alexnet_export.to_onnx import export_onnx
 from alexnet_export.variants import Variant
 from alexnet_export.work import Progress
 
+END_TO_END = Path(__file__).parent / "e2e"
 _skipped: list[str] = []
 _tried: dict[str, int] = {}
 _figures: list[str] = []
@@ -36,6 +37,18 @@ keep_freed_memory()  # models come and go all the time: new pages for them cost 
 # What knows the size of the whole one asks for `whole_network`.
 WHOLE = {"CHANNELS": model.CHANNELS, "HIDDEN": model.HIDDEN}
 model.CHANNELS, model.HIDDEN = (16, 48, 96, 64, 64), 256
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of the real Triton, run the longest first, and keep each file in one process of pytest-xdist."""
+    for item in items:
+        if END_TO_END in item.path.parents:
+            item.add_marker("e2e")
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+    items.sort(key=lambda item: item.get_closest_marker("full_size") is None)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -160,7 +173,7 @@ def quickly(exported: Path) -> Callable[[], AbstractContextManager[None]]:
             patch.setattr("alexnet_export.variants.ROUNDS", 2)
             patch.setattr("alexnet_export.speed.REPEATS_OF_ONE", 2)
             patch.setattr("alexnet_export.int8.SENSITIVITY_IMAGES", 16)
-            patch.setattr("alexnet_export.gateset.MINIMUM_IMAGES", 80)
+            patch.setattr("alexnet_export.image_sets.MINIMUM_IMAGES", 80)
             yield
 
     return patched
@@ -168,7 +181,7 @@ def quickly(exported: Path) -> Callable[[], AbstractContextManager[None]]:
 
 @pytest.fixture(scope="session")
 def tiny_digits(digits: DataSet) -> DataSet:
-    """For exports whose judgement is of no interest."""
+    """For exports whose comparison is of no interest."""
     splits = (First(digits.train, 32), First(digits.validation, 74), First(digits.test, 80))
     return DataSet("tiny digits", digits.labels, *splits)
 
@@ -184,8 +197,8 @@ def exported_int8(
     steps: list[Progress] = []
     variants: list[Variant] = []
     with quickly(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet_export.variants.check_loss", lambda judgement: None)
-        patch.setattr("alexnet_export.int8._holds", lambda judgement: True)
+        patch.setattr("alexnet_export.variants.check_loss", lambda comparison: None)
+        patch.setattr("alexnet_export.int8._holds", lambda comparison: True)
         done = export_release(
             checkpoint,
             tiny_digits,
