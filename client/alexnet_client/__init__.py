@@ -1,6 +1,5 @@
 """Asynchronous gRPC client for an image classifier served by NVIDIA Triton."""
 
-from alexnet_client.answers import BatchAnswer, Classification, Guess, ModelSignature
 from alexnet_client.batching import BatchOptions
 from alexnet_client.blocking import BlockingClient
 from alexnet_client.client import Client
@@ -17,12 +16,14 @@ from alexnet_client.errors import (
     ServerFault,
     Unavailable,
 )
+from alexnet_client.results import BatchResult, Classification, Prediction
 from alexnet_client.retries import RetryOptions
+from alexnet_client.signature import ModelSignature
 
 __all__ = [
     "BadInput",
-    "BatchAnswer",
     "BatchOptions",
+    "BatchResult",
     "BlockingClient",
     "Classification",
     "Client",
@@ -30,10 +31,10 @@ __all__ = [
     "Closed",
     "Connection",
     "DeadlineExceeded",
-    "Guess",
     "ImageError",
     "ModelSignature",
     "Overloaded",
+    "Prediction",
     "QueueFull",
     "RequestRejected",
     "RetryOptions",

@@ -1,4 +1,4 @@
-"""When a batch leaves: a pure function of the queue, the clock and what is in flight. Knows no network and no tasks."""
+"""When a batch is sent: a pure function of the queue, the time and the batches in flight."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 from alexnet_client.errors import BadInput
 
-PATIENCE = 0.25
-"""Share of what an answer takes that an image may wait for others: the server is busy that long anyway."""
+DELAY_SHARE = 0.25
+"""A call waits for others at most this share of the mean latency: the server is busy for that time anyway."""
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How single images become batches.
+    """How images of several calls are combined into one request.
 
     Attributes:
-        max_batch: images in one request; the server's own limit holds as well.
-        max_delay_s: the longest that an image waits for others while something is in flight, seconds; where answers are
-            quick it waits less, a quarter of what they take.
-        max_queue_images: images that may wait in this process.
-        max_queue_bytes: bytes of images that may wait in this process.
-        min_in_flight, max_in_flight: bounds of the requests in flight at one replica; between them their number adapts
-            to its latency.
-        wait_when_full: a caller waits for room in the queue until its deadline, or else is told ``QueueFull`` at once.
+        max_batch: images per request; the limit of the server applies as well.
+        max_delay_s: the longest time that an image waits for others while a request is in flight, seconds; a quarter of the
+            mean latency if that is shorter.
+        max_queue_images: images in the queue of this client.
+        max_queue_bytes: bytes of images in the queue of this client.
+        min_in_flight, max_in_flight: bounds of the requests in flight per replica; the concurrency limit adapts to the
+            latency between them.
+        wait_when_full: if the queue is full, a call waits until its deadline; otherwise it raises ``QueueFull`` at once.
     """
 
     max_batch: int = 32
@@ -46,8 +46,8 @@ class BatchOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """What the rule sees of a caller: images, when it came, and when nobody will wait any more, seconds."""
+class Pending:
+    """A call in the queue: number of images, arrival time and deadline, seconds."""
 
     images: int
     since_s: float
@@ -56,50 +56,50 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Send:
-    """The first ``count`` callers leave now, as one request."""
+    """Send the first ``count`` calls now, as one request."""
 
     count: int
 
 
 @dataclass(frozen=True)
 class Sleep:
-    """Nothing leaves before ``until_s``, or before something changes."""
+    """Send nothing before ``until_s``, or before something changes."""
 
     until_s: float = math.inf
 
 
 def decide(
-    queue: Iterable[Waiting], now_s: float, *, in_flight: int, limit: int, service_s: float, options: BatchOptions
+    queue: Iterable[Pending], now_s: float, *, in_flight: int, limit: int, latency_s: float, options: BatchOptions
 ) -> Send | Sleep:
-    """What to do with the queue now.
+    """Decide what to do with the queue now.
 
-    A batch leaves when it is full, when its oldest image has waited long enough, when a deadline leaves no more time than
-    an answer takes, and at once when nothing is in flight: then there is nothing to wait for.
+    A batch is sent when it is full, when its oldest call has waited long enough, when a deadline leaves only the time of one
+    request, and at once when nothing is in flight.
 
     Args:
-        queue: callers, in order; only as many as fit a batch are looked at.
-        now_s: the time, on the clock of ``Waiting``.
-        in_flight: requests that were sent and are not answered.
-        limit: how many of those there may be.
-        service_s: what an answer takes lately.
+        queue: calls, oldest first; only as many as fit in a batch are read.
+        now_s: the time, on the clock of ``Pending``.
+        in_flight: requests that were sent and have no response yet.
+        limit: concurrency limit.
+        latency_s: mean latency of recent requests.
         options: sizes and delays.
     """
     if in_flight >= limit:
         return Sleep()
     count = images = 0
-    leave_s, full = math.inf, False
-    delay_s = min(options.max_delay_s, PATIENCE * service_s)
+    send_at_s, full = math.inf, False
+    delay_s = min(options.max_delay_s, DELAY_SHARE * latency_s)
     for each in queue:
         if count and images + each.images > options.max_batch:
             full = True
             break
         count, images = count + 1, images + each.images
-        leave_s = min(leave_s, each.since_s + delay_s, each.deadline_s - service_s)
+        send_at_s = min(send_at_s, each.since_s + delay_s, each.deadline_s - latency_s)
         if images >= options.max_batch:
             full = True
             break
     if not count:
         return Sleep()
-    if full or not in_flight or now_s >= leave_s:
+    if full or not in_flight or now_s >= send_at_s:
         return Send(count)
-    return Sleep(leave_s)
+    return Sleep(send_at_s)

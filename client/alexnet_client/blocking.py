@@ -1,4 +1,4 @@
-"""``BlockingClient``: the client for programs without an event loop. It lives in one, on a thread of its own."""
+"""``BlockingClient``: the client for programs without an event loop. It runs one on its own thread."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from alexnet_client.answers import Classification
 from alexnet_client.client import Client
 from alexnet_client.errors import BadInput, ClientError, Closed
 from alexnet_client.images import ImageSource
+from alexnet_client.results import Classification
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _like(_: Callable[P, Client]) -> Callable[[Callable[..., None]], Callable[Concatenate[BlockingClient, P], None]]:
-    """Tells type checkers that a constructor takes what another one takes."""
+def _parameters_of(
+    _: Callable[P, Client],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[BlockingClient, P], None]]:
+    """Declare for type checkers that a constructor has the parameters of another one."""
     return lambda init: init
 
 
 def _check_no_loop() -> None:
     with suppress(RuntimeError):
         asyncio.get_running_loop()
-        raise BadInput("an event loop runs in this thread and would be held up: use Client there, and await it")
+        raise BadInput("an event loop runs in this thread and would be blocked: use Client with await there")
 
 
-def _waiting(
+def _blocking(
     method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[BlockingClient, P], T]:
     @wraps(method)
@@ -42,43 +44,43 @@ def _waiting(
 
 
 class BlockingClient(AbstractContextManager["BlockingClient"]):
-    """``Client`` for programs without an event loop: it takes the same arguments, and many threads may use it at once.
+    """``Client`` for programs without an event loop. It has the same arguments and is thread-safe.
 
         with BlockingClient("127.0.0.1:8001") as client:
-            answer = client.classify("photo.jpg")
+            result = client.classify("photo.jpg")
 
-    Images of several threads travel together. Ctrl-C cancels the call that it interrupts.
+    Images of several threads share requests. Ctrl-C cancels the interrupted call.
 
     Raises:
-        BadInput: an argument makes no sense, or an event loop runs in this thread and would be held up.
+        BadInput: an argument is invalid, or an event loop runs in this thread and would be blocked.
     """
 
-    @_like(Client)
+    @_parameters_of(Client)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _check_no_loop()
         self._lock, self._closed = threading.Lock(), False
-        made: Future[Client] = Future()
+        created: Future[Client] = Future()
 
-        async def live() -> None:
+        async def run() -> None:
             async with Client(*args, **kwargs) as client:
-                self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-                made.set_result(client)
-                await self._over.wait()
+                self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+                created.set_result(client)
+                await self._stop.wait()
 
         def work() -> None:
             try:
-                asyncio.run(live())  # at its end whatever is still under way is cancelled
-            except BaseException as error:  # noqa: BLE001  the caller waits for one or the other
-                made.set_exception(error)
+                asyncio.run(run())  # it cancels the remaining tasks at its end
+            except BaseException as error:  # noqa: BLE001  the constructor waits for a result or an exception
+                created.set_exception(error)
 
         self._thread = threading.Thread(target=work, name="alexnet-client", daemon=True)
         self._thread.start()
-        self._client = made.result()
+        self._client = created.result()
 
-    classify = _waiting(Client.classify)
-    infer = _waiting(Client.infer)
-    labels = _waiting(Client.labels)
-    ready = _waiting(Client.ready)
+    classify = _blocking(Client.classify)
+    infer = _blocking(Client.infer)
+    labels = _blocking(Client.labels)
+    ready = _blocking(Client.ready)
 
     def classify_many(
         self,
@@ -89,7 +91,7 @@ class BlockingClient(AbstractContextManager["BlockingClient"]):
         window: int = 0,
         return_errors: bool = False,
     ) -> Iterator[Classification | ClientError]:
-        """As ``Client.classify_many``, in a plain generator; images are taken in the thread of the caller."""
+        """Like ``Client.classify_many``, as a plain generator; images are read in the thread of the caller."""
         window = window or self._client.window
         calls: deque[Future[Classification]] = deque()
 
@@ -113,11 +115,11 @@ class BlockingClient(AbstractContextManager["BlockingClient"]):
                 call.cancel()
 
     def close(self) -> None:
-        """Close the client and end its thread; calls of other threads are told ``Closed``."""
+        """Close the client and stop its thread; calls of other threads raise ``Closed``."""
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._loop.call_soon_threadsafe(self._over.set)
+                self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def __exit__(self, *_: object) -> None:
@@ -125,7 +127,7 @@ class BlockingClient(AbstractContextManager["BlockingClient"]):
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         _check_no_loop()
-        with self._lock:  # so that nothing is handed to a loop that has ended
+        with self._lock:  # no work may be scheduled after the event loop was stopped
             if self._closed:
                 raise Closed("this client is closed")
             return asyncio.run_coroutine_threadsafe(work(), self._loop)

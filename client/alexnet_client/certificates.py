@@ -1,4 +1,4 @@
-"""When certificates expire, and whom they name. The only module that imports cryptography, and only if there is any to read."""
+"""Expiry times and names of certificates. The only module that imports cryptography, and only when it is needed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 
 def expiries(tls: Tls) -> dict[str, float]:
-    """Unix time at which the first certificate of each file expires, by "roots" and "own".
+    """Earliest expiry of the certificates in each file, Unix time, by "ca" and "tls".
 
-    Empty without the package ``cryptography`` (``pip install 'alexnet-client[tls]'``); what it cannot read is left out:
-    the connection says what is wrong with it.
+    Empty without the package ``cryptography`` (``pip install 'alexnet-client[tls]'``). Unreadable files are omitted, because the
+    connection reports them.
     """
     try:
         from cryptography import x509
     except ImportError:
         return {}
     found: dict[str, float] = {}
-    for name, path in (("roots", tls.roots), ("own", tls.certificate)):
+    for name, path in (("ca", tls.roots), ("tls", tls.certificate)):
         try:
             content = b"" if path is None else Path(path).read_bytes()
             certificates = x509.load_pem_x509_certificates(content) if content else []
@@ -32,7 +32,7 @@ def expiries(tls: Tls) -> dict[str, float]:
 
 
 def dns_names(certificate: Path) -> list[str]:
-    """Whom the certificate of a server names, in its order; empty if it names nobody, or without ``cryptography``."""
+    """DNS names in a server certificate; empty if there are none, or without the package ``cryptography``."""
     try:
         from cryptography import x509
     except ImportError:

@@ -1,7 +1,7 @@
-"""Between numpy arrays and the messages of the KServe V2 inference protocol. Pure: no network, no clock.
+"""Converts between numpy arrays and the messages of the KServe V2 inference protocol.
 
-Protocol: https://github.com/kserve/open-inference-protocol, with Triton's raw tensor contents and its
-classification extension.
+Protocol: https://github.com/kserve/open-inference-protocol, with the raw tensor contents and the
+classification extension of Triton.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-"""The protocol's names of fixed-size types; raw contents are little-endian, row-major."""
+"""Names of the fixed-size types in the protocol; raw contents are little-endian, row-major."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -47,21 +47,23 @@ def encode_request(
     """Build an inference request.
 
     Args:
-        model: its name on the server.
-        inputs: tensors by name, the batch axis first; an array of Python bytes (dtype object) is sent as BYTES.
-        outputs: names of the tensors wanted back.
-        version: of the model; empty leaves the choice to the server.
-        classes: ask for the best ``classes`` answers as text instead of tensors (classification extension).
+        model: name of the model on the server.
+        inputs: tensors by name, batch axis first; an array of Python bytes (dtype object) is sent as BYTES.
+        outputs: names of the requested output tensors.
+        version: of the model; empty lets the server choose.
+        classes: request the best ``classes`` classes as text instead of tensors (classification extension).
 
     Raises:
-        BadInput: a tensor has a dtype the protocol lacks.
+        BadInput: the protocol does not support the dtype of a tensor.
     """
     request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
     for name, array in inputs.items():
         strings = array.dtype == object
         datatype = "BYTES" if strings else _NAMES.get(array.dtype)
         if datatype is None:
-            raise BadInput(f"input {name}: dtype {array.dtype} cannot be sent, the protocol has {', '.join(DTYPES)}")
+            raise BadInput(
+                f"input {name}: dtype {array.dtype} is not supported by the protocol; use one of {', '.join(DTYPES)}"
+            )
         request.inputs.add(name=name, datatype=datatype, shape=array.shape)
         request.raw_input_contents.append(_encode_strings(array) if strings else array.tobytes())
     for name in outputs:
@@ -81,24 +83,24 @@ def encode_batch(
     timeout_us: int | None = None,
     region: str = "",
 ) -> bytes:
-    """A request for several arrays joined on their first axis, as its bytes on the wire.
+    """Encode a request for several arrays joined on their first axis, as serialised bytes.
 
-    Each tensor is copied once, to its place in the message; protobuf would copy it three times, after numpy has joined
-    them. A serialised message may be followed by more of its fields: what ``encode_request`` makes of everything else,
-    then the field ``raw_input_contents`` with the memory of all parts. (https://protobuf.dev/programming-guides/encoding)
+    Each tensor is copied once, to its place in the message; protobuf would copy it three times, after numpy has joined the
+    arrays. This works because more fields may be appended to a serialised message: ``encode_request`` creates everything
+    else, and the field ``raw_input_contents`` with all parts follows (https://protobuf.dev/programming-guides/encoding).
 
     Args:
-        model: its name on the server.
+        model: name of the model on the server.
         name: of the input.
-        parts: arrays of one dtype and one shape but for the first axis; of Python bytes for BYTES.
-        outputs: names of the tensors wanted back.
+        parts: arrays with equal dtype and equal shape except for the first axis; of Python bytes (dtype object) for BYTES.
+        outputs: names of the requested output tensors.
         version: of the model; empty lets the server choose.
-        timeout_us: how long the request may wait in the server's queue, microseconds, if the model's queue policy
-            allows callers to say (allow_timeout_override).
-        region: shared memory at whose beginning the tensor lies; the message then says so and carries none.
+        timeout_us: time limit in the queue of the server, microseconds; used if the queue policy of the model has
+            allow_timeout_override.
+        region: shared-memory region that contains the tensor at its start; the message then contains only its name.
 
     Raises:
-        BadInput: the tensor has a dtype the protocol lacks.
+        BadInput: the protocol does not support the dtype.
     """
     dtype = parts[0].dtype
     shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
@@ -108,7 +110,7 @@ def encode_batch(
         request.parameters["timeout"].int64_param = timeout_us
         head = bytes(request.SerializeToString()) + head
     if region:
-        return _placed(head, region, sum(part.nbytes for part in parts))
+        return _with_region(head, region, sum(part.nbytes for part in parts))
     if dtype.hasobject:
         contents = [_encode_strings(part) for part in parts]
         return b"".join((head, _varint(sum(map(len, contents))), *contents))
@@ -120,28 +122,28 @@ def encode_batch(
 def _head(
     model: str, version: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], outputs: tuple[str, ...]
 ) -> bytes:
-    """All of a request that is the same for every tensor of that shape, up to the tag of its contents."""
+    """The part of a request that is equal for all tensors of this shape, up to the tag of the contents."""
     request = encode_request(model, {name: np.empty(0, dtype)}, outputs, version=version)
     del request.raw_input_contents[:]
     request.inputs[0].shape[:] = shape
     return bytes(request.SerializeToString()) + _RAW_CONTENTS
 
 
-def _placed(head: bytes, region: str, nbytes: int) -> bytes:
-    """The request whose tensor is in shared memory (Triton's extension of that name)."""
+def _with_region(head: bytes, region: str, nbytes: int) -> bytes:
+    """A request with its tensor in shared memory (system shared memory extension of Triton)."""
     request = service_pb2.ModelInferRequest.FromString(head.removesuffix(_RAW_CONTENTS))
-    place = request.inputs[0].parameters
-    place["shared_memory_region"].string_param = region
-    place["shared_memory_byte_size"].int64_param = nbytes
+    parameters = request.inputs[0].parameters
+    parameters["shared_memory_region"].string_param = region
+    parameters["shared_memory_byte_size"].int64_param = nbytes
     return bytes(request.SerializeToString())
 
 
 _RAW_CONTENTS = bytes([service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
-"""The field's tag: its number, and wire type 2, a length and that many bytes."""
+"""Tag of the field: its number, and wire type 2 (length-delimited)."""
 
 
 def _varint(number: int) -> bytes:
-    """Protobuf's variable-length integer: seven bits a byte, the lowest first, the eighth says that more follow."""
+    """Encode a protobuf varint: seven bits per byte, lowest first; the eighth bit is set if more bytes follow."""
     groups = bytearray()
     while number > 0x7F:
         groups.append(number & 0x7F | 0x80)
@@ -150,14 +152,14 @@ def _varint(number: int) -> bytes:
 
 
 def decode_response(response: service_pb2.ModelInferResponse) -> dict[str, Array]:
-    """Read the tensors of an answer; they are read-only views of its bytes. BYTES tensors become object arrays.
+    """Read the tensors of a response, as read-only views of its bytes. BYTES tensors become object arrays.
 
     Raises:
-        ServerFault: the answer contradicts itself (sizes, counts, unknown types).
+        ServerFault: the response is inconsistent (sizes, counts, unknown types).
     """
     if len(response.outputs) != len(response.raw_output_contents):
         raise ServerFault(
-            f"the answer announces {len(response.outputs)} outputs and carries {len(response.raw_output_contents)}"
+            f"the response declares {len(response.outputs)} outputs but contains {len(response.raw_output_contents)}"
         )
     return {
         output.name: _decode_tensor(output, raw)
@@ -172,18 +174,17 @@ def _decode_tensor(output: service_pb2.ModelInferResponse.InferOutputTensor, raw
             return np.array(_decode_strings(raw), dtype=object).reshape(shape)
         return np.frombuffer(raw, DTYPES[output.datatype]).reshape(shape)
     except KeyError:
-        raise ServerFault(f"output {output.name} has an unknown datatype {output.datatype}") from None
+        raise ServerFault(f"output {output.name} has the unknown datatype {output.datatype}") from None
     except ValueError as error:
-        raise ServerFault(f"output {output.name}: {len(raw)} bytes do not make {output.datatype} {shape}") from error
+        raise ServerFault(f"output {output.name}: {len(raw)} bytes do not match {output.datatype} {shape}") from error
 
 
 def _encode_strings(array: Array) -> bytes:
-    """Each element as its length, four bytes little-endian, then its bytes."""
+    """Encode each element as its length (four bytes, little-endian) and its bytes."""
     return b"".join(len(each).to_bytes(4, "little") + each for each in array.ravel())
 
 
 def _decode_strings(raw: bytes) -> list[bytes]:
-    """Each element is its length, four bytes little-endian, then that many bytes."""
     strings, at = [], 0
     while at < len(raw):
         end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
@@ -195,10 +196,10 @@ def _decode_strings(raw: bytes) -> list[bytes]:
 
 
 def parse_class(text: bytes) -> tuple[int, str]:
-    """Index and label of one answer of the classification extension: ``value:index`` or ``value:index:label``."""
+    """Index and label of a result of the classification extension: ``value:index`` or ``value:index:label``."""
     parts = text.decode(errors="replace").split(":", 2)
     try:
         index = int(parts[1])
     except (IndexError, ValueError):
-        raise ServerFault(f"not an answer of the classification extension: {text!r}") from None
+        raise ServerFault(f"not a result of the classification extension: {text!r}") from None
     return index, parts[2] if len(parts) == 3 else str(index)

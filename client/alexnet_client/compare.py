@@ -21,7 +21,7 @@ from alexnet_client.connection import Connection
 from alexnet_client.errors import BadInput, ClientError, ImageError
 from alexnet_client.images import SUFFIXES, load_pixels, read_file
 from alexnet_client.logs import EventLog
-from alexnet_client.targets import DNS
+from alexnet_client.resolver import DNS
 from alexnet_client.terminal import FAILED, complain, console, errors_reported, print_json
 
 PROGRAM = "alexnet-client"

@@ -1,4 +1,4 @@
-"""One absolute deadline a call, shared by everything the call does. Pure: the clock is given."""
+"""One absolute deadline per call, shared by everything that the call does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alexnet_client.errors import DeadlineExceeded
 
 @dataclass(frozen=True)
 class Deadline:
-    """A point on a monotonic clock, seconds."""
+    """A point in time on a monotonic clock, seconds."""
 
     at: float
     timeout_s: float
@@ -26,24 +26,27 @@ class Deadline:
 
     @asynccontextmanager
     async def over(self, doing: str) -> AsyncIterator[None]:
-        """Ends the block when the deadline passes.
+        """Cancel the block when the deadline passes.
 
         Raises:
-            DeadlineExceeded: it did; the text names ``doing``.
+            DeadlineExceeded: the deadline passed; the message contains ``doing``.
         """
         try:
             async with asyncio.timeout(self.remaining_s(doing)):
                 yield
         except TimeoutError:
-            raise DeadlineExceeded(f"the deadline of {self.timeout_s:g} s passed while {doing}") from None
+            raise self._exceeded(doing) from None
 
     def remaining_s(self, doing: str) -> float:
-        """Seconds left.
+        """Seconds until the deadline.
 
         Raises:
-            DeadlineExceeded: none are; the text names ``doing``.
+            DeadlineExceeded: the deadline passed; the message contains ``doing``.
         """
         left = self.at - self.clock()
         if left <= 0:
-            raise DeadlineExceeded(f"the deadline of {self.timeout_s:g} s passed while {doing}")
+            raise self._exceeded(doing)
         return left
+
+    def _exceeded(self, doing: str) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the deadline of {self.timeout_s:g} s passed while {doing}")

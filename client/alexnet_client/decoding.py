@@ -1,9 +1,8 @@
-"""Decoding off the event loop: a bounded pool of threads, and no more images in memory than it can work on."""
+"""Decodes images on a bounded pool of threads, outside the event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -12,34 +11,33 @@ from typing import TypeVar
 import numpy as np
 
 from alexnet_client.codec import Array
+from alexnet_client.cpus import usable_cpus
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, Closed
+from alexnet_client.errors import Closed
 from alexnet_client.images import ImageSource, load_pixels, read_file
 
 T = TypeVar("T")
 
 
-class Decoders:
-    """Threads that make pixels of images; Pillow lets go of the interpreter while it works.
+class Decoder:
+    """Threads that decode images; Pillow releases the GIL while it decodes.
 
     Args:
-        threads: how many; 0 for one a processor.
+        threads: number of threads; None for the number of usable CPUs.
     """
 
-    def __init__(self, threads: int = 0) -> None:
-        if threads < 0:
-            raise BadInput(f"decoders must not be negative, got {threads}")
-        self._threads = threads or len(os.sched_getaffinity(0))
-        self._pool: ThreadPoolExecutor | None = None  # made when it is needed: pixels need none
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or usable_cpus()
+        self._pool: ThreadPoolExecutor | None = None  # created on first use: calls with pixels do not need it
         self._closed = False
-        self._places = asyncio.Semaphore(2 * self._threads)
+        self._slots = asyncio.Semaphore(2 * self._threads)  # bounds the decoded images in memory
 
     async def load(self, image: ImageSource, *, encoded: bool, deadline: Deadline) -> Array:
-        """A batch of the one image: uint8 [1, 224, 224, 3], or its file's bytes if the server decodes.
+        """A batch of one image: uint8 [1, 224, 224, 3], or the bytes of its file (dtype object [1, 1]) if ``encoded``.
 
         Raises:
-            ImageError: it cannot be read.
-            DeadlineExceeded: the deadline passed first.
+            ImageError: the image cannot be read.
+            DeadlineExceeded: the deadline passed.
         """
         if isinstance(image, np.ndarray) and not encoded:
             return load_pixels(image)[np.newaxis]
@@ -51,24 +49,24 @@ class Decoders:
             return (await self._on_thread(load_pixels, image))[np.newaxis]
 
     async def _on_thread(self, work: Callable[[ImageSource], T], image: ImageSource) -> T:
-        await self._places.acquire()
+        await self._slots.acquire()
         if self._closed:
-            self._places.release()
+            self._slots.release()
             raise Closed("this client is closed")
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="alexnet-client-decode")
         loop = asyncio.get_running_loop()
 
-        def leave(_: Future[T]) -> None:
-            with suppress(RuntimeError):  # the loop may have ended meanwhile
-                loop.call_soon_threadsafe(self._places.release)
+        def release(_: Future[T]) -> None:
+            with suppress(RuntimeError):  # the event loop may be closed already
+                loop.call_soon_threadsafe(self._slots.release)
 
         done = self._pool.submit(work, image)
-        done.add_done_callback(leave)  # a caller who gives up leaves a thread that still works
+        done.add_done_callback(release)  # the thread continues to work after a cancellation
         return await asyncio.wrap_future(done)
 
     def close(self) -> None:
-        """End the threads once they have finished what they do."""
+        """Stop the threads after their current images."""
         self._closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=False)

@@ -1,15 +1,15 @@
-"""The exceptions a caller can act on, one class for each thing there is to do about them.
+"""The exceptions of this package, organised by what the caller can do about them.
 
-Owns the tree and nothing else: it never imports grpc. Only ``transport`` turns gRPC status codes into these.
+This module never imports grpc; only ``transport`` converts gRPC status codes to these exceptions.
 """
 
 
 class ClientError(Exception):
-    """Base of everything this package raises on purpose; its text names the cause and the remedy."""
+    """Base class of all errors of this package. The message names the cause and a remedy."""
 
 
 class BadInput(ClientError):
-    """The request is wrong and will stay wrong: do not retry it, mend it."""
+    """The request is invalid: do not retry it, fix it."""
 
 
 class ImageError(BadInput):
@@ -17,28 +17,28 @@ class ImageError(BadInput):
 
 
 class RequestRejected(BadInput):
-    """The server refuses the request whatever its images are: no such model or release there, no permission."""
+    """The server rejects every such request, whatever the images are: unknown model or version, or no permission."""
 
 
 class Overloaded(ClientError):
-    """The server is alive and refuses work for now (full queue, expired queue timeout): back off, then retry."""
+    """The server works but its queue is full or a queue timeout expired: wait, then retry."""
 
 
 class QueueFull(Overloaded):
-    """Too much waits in this process already: send less, or let the call wait for room."""
+    """The queue of this client is full: send fewer images, or let calls wait for a place in the queue."""
 
 
 class DeadlineExceeded(ClientError):
-    """The deadline passed before the answer came."""
+    """The deadline passed before the result arrived."""
 
 
 class Unavailable(ClientError):
-    """No server answers there, or it is stopping: try another replica, or start one."""
+    """The server does not respond or is stopping: try another replica, or start one."""
 
 
 class Closed(ClientError):
-    """The client was used after it was closed."""
+    """The client is closed."""
 
 
 class ServerFault(ClientError):
-    """The server failed while it worked on a request that was right; the same request may succeed elsewhere."""
+    """The server failed to process a valid request; another replica may succeed."""

@@ -1,4 +1,4 @@
-"""What happens in a client, as records: metrics, logs and tests read the same ones."""
+"""Events of a client, as records for metrics, logs and tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class CallEnded:
-    """A call is over: ``outcome`` is "ok", the exception's name in snake case, or "cancelled" if the caller was cancelled."""
+    """A call ended. ``outcome`` is "ok", "cancelled", or the name of the exception in snake case."""
 
     outcome: str
     images: int
@@ -18,15 +18,15 @@ class CallEnded:
 
 @dataclass(frozen=True)
 class BatchSent:
-    """A batch left the queue: ``waited_s`` has the seconds that each of its callers waited."""
+    """A batch left the queue. ``waited_s``: time in the queue of each of its calls, seconds."""
 
     images: int
     waited_s: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class BatchAnswered:
-    """A batch came back. Seconds of its phases: made into bytes, on the wire and at the server, read."""
+class BatchCompleted:
+    """A batch has a result. Duration of its phases, seconds: encoding, network and server, decoding."""
 
     images: int
     encoded_s: float
@@ -36,7 +36,7 @@ class BatchAnswered:
 
 @dataclass(frozen=True)
 class Attempted:
-    """A request was sent to a replica; ``outcome`` as in ``CallEnded``."""
+    """A request to a replica ended; ``outcome`` as in ``CallEnded``."""
 
     replica: str
     outcome: str
@@ -44,35 +44,35 @@ class Attempted:
 
 @dataclass(frozen=True)
 class Retried:
-    """An attempt is made again; ``reason`` is "unavailable", "overloaded" or "server_fault"."""
+    """A request is retried; ``reason`` is "unavailable", "overloaded" or "server_fault"."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class RetryBudgetExhausted:
-    """An attempt would have been made again, but the budget is spent."""
+    """A request is not retried because the retry budget is exhausted; ``reason`` as in ``Retried``."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Hedged:
-    """A slow request was sent to a second replica; ``won``: whose answer came first."""
+    """A slow request was also sent to a second replica; ``won``: the second response was used."""
 
     won: bool
 
 
 @dataclass(frozen=True)
 class Ejected:
-    """A replica gets no requests for a while."""
+    """A replica was ejected: it gets no requests until a probe succeeds."""
 
     replica: str
 
 
 @dataclass(frozen=True)
 class SharedMemoryFallback:
-    """A request goes over the wire though shared memory was asked for; ``reason``: "full" or "rejected"."""
+    """A request carries the pixels in its gRPC payload although shared memory is on; ``reason``: "full" or "rejected"."""
 
     replica: str
     reason: str
@@ -81,7 +81,7 @@ class SharedMemoryFallback:
 Event: TypeAlias = (
     CallEnded
     | BatchSent
-    | BatchAnswered
+    | BatchCompleted
     | Attempted
     | Retried
     | RetryBudgetExhausted
@@ -93,7 +93,7 @@ Listener: TypeAlias = Callable[[Event], None]
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """Such as ok, bad_input, overloaded or deadline_exceeded: the exception's name in snake case."""
+    """The outcome for an exception, such as "bad_input" or "deadline_exceeded"; "ok" for None."""
     if error is None:
         return "ok"
     name = type(error).__name__

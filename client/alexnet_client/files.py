@@ -1,4 +1,4 @@
-"""Files: written completely or not at all, hashed, cached, and described when an operation fails."""
+"""Atomic file writes, hashes, the cache directory, and texts for file errors."""
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ def writing(path: Path) -> Iterator[None]:
 
 def check_writable(path: Path) -> None:
     """Create the parent directory of ``path`` and check that a file can be written there. Raises ``BadInput``."""
+    if path.is_dir():
+        raise BadInput(f"{path}: is a directory; choose another path")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path.parent):

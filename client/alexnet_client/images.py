@@ -1,7 +1,7 @@
-"""From an image file to the pixels the model reads: EXIF orientation, RGB, resize, centre crop.
+"""Reads an image file and prepares the pixels for the model: EXIF orientation, RGB, resize, centre crop.
 
-The one implementation of it, for training, client and server alike, so that they cannot disagree. Owns no
-network and no numbers of the network's normalisation: that lives inside the ONNX graph.
+The only implementation, used for training, client and server, so that all of them get equal pixels. The normalisation is part
+of the ONNX graph.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from alexnet_client.errors import ImageError
+from alexnet_client.files import reason
 
 RESIZE = 256
-"""Short side after resizing, pixels: the evaluation transform of torchvision's AlexNet weights."""
+"""Short side after resizing, pixels, as in the evaluation transform of torchvision's AlexNet weights."""
 CROP = 224
-"""Side of the centre crop, pixels: what the network reads."""
+"""Side of the centre crop and of the model input, pixels."""
 MAX_PIXELS = 64_000_000
-"""Largest image that is decoded, pixels; a small file can unpack to gigabytes."""
+"""Largest image that is decoded, pixels; a small file can decode to gigabytes."""
 MAX_FILE_BYTES = 64 * 2**20
 """Largest image file that is read, bytes."""
 DRAFT = 2 * RESIZE
-"""A JPEG whose short side is at least twice this, pixels, is decoded at half, a quarter or an eighth of its size, never
-below this: its transform gives the smaller picture for a fraction of the work, and enough is left to antialias."""
+"""Smallest short side for reduced JPEG decoding, pixels. A JPEG can be decoded at a half, a quarter or an eighth of its size
+much faster; twice the final size leaves enough pixels for antialiasing."""
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""Of the files that are taken for images when a directory is read, in lower case."""
+"""Suffixes of image files when a directory is read, in lower case."""
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,69 +41,69 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation (Exif 2.3, tag 274)."""
+"""The transposition that corrects each EXIF orientation (Exif 2.3, tag 274)."""
 _QUARTER_TURNS = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 BLANK_FILE = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
     "0000000a49444154789c63f80f0001010100b138f6140000000049454e44ae426082"
 )
-"""A PNG file of one white pixel, to ask a model with that reads files."""
+"""A PNG file of one white pixel, for test requests to a model that reads files."""
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | Pixels"
 
 
 def load_pixels(source: ImageSource, *, max_bytes: int = MAX_FILE_BYTES, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Return what the model reads of an image.
+    """Prepare the pixels of an image for the model.
 
     Args:
-        source: a path, the bytes of a JPEG, PNG or WebP file, a PIL image, or finished pixels.
+        source: a path, the bytes of a JPEG, PNG or WebP file, a PIL image, or prepared pixels.
         max_bytes: largest file that is read.
         max_pixels: largest image that is decoded.
 
     Returns:
-        uint8 [224, 224, 3], RGB, 0-255. An array of that shape and dtype is returned as it is.
+        uint8 [224, 224, 3], RGB, 0-255. An array of this shape and dtype is returned unchanged.
 
     Raises:
-        ImageError: the file is missing, broken or larger than the limits.
+        ImageError: the file is missing, damaged or larger than the limits.
     """
     if isinstance(source, np.ndarray):
         return _checked_array(source)
     if isinstance(source, Image.Image):
         if not min(source.size):
-            raise ImageError(f"image: {source.width} x {source.height} pixels, there is nothing in it")
+            raise ImageError(f"image: {source.width} x {source.height} pixels, it is empty")
         image = upright_rgb(source)
         size = image.size
     else:
         image, size = _open(source, max_bytes, max_pixels, draft=DRAFT)
     name = str(source) if isinstance(source, str | Path) else "image"
-    return np.asarray(center_crop(resize_short_side(image, name=name, whole=size)))
+    return np.asarray(center_crop(resize_short_side(image, name=name, original_size=size)))
 
 
-def read_file(source: ImageSource) -> bytes:
-    """The bytes of an image file, undecoded.
+def read_file(source: ImageSource, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Read an image file without decoding it.
 
     Raises:
-        ImageError: it cannot be read, is too large, or is no file.
+        ImageError: the file cannot be read or is too large, or the source is not a file.
     """
     if isinstance(source, bytes):
         return source
     if not isinstance(source, str | Path):
-        raise ImageError(f"a {type(source).__name__} is no file; this model decodes for itself, give a path or bytes")
+        raise ImageError(f"a {type(source).__name__} is not a file; this model reads files, pass a path or bytes")
     try:
-        if (length := Path(source).stat().st_size) > MAX_FILE_BYTES:
-            raise ImageError(f"{source}: {length:,} bytes, the limit is {MAX_FILE_BYTES:,}")
+        if (length := Path(source).stat().st_size) > max_bytes:
+            raise ImageError(f"{source}: {length:,} bytes, the limit is {max_bytes:,}")
         return Path(source).read_bytes()
     except OSError as error:
-        raise ImageError(f"{source}: {(error.strerror or str(error)).lower()}") from None
+        raise ImageError(f"{source}: {reason(error)}") from None
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
-    """Decode an image file, upright (EXIF orientation applied) and in RGB.
+    """Decode an image file, with its EXIF orientation applied, as RGB.
 
     Raises:
-        ImageError: the file is missing, broken, not JPEG, PNG or WebP, or too large.
+        ImageError: the file is missing, damaged, not JPEG, PNG or WebP, or too large.
     """
     return _open(source, MAX_FILE_BYTES, MAX_PIXELS, draft=None)[0]
 
@@ -110,9 +111,9 @@ def open_image(source: str | Path | bytes) -> Image.Image:
 def _open(
     source: str | Path | bytes, max_bytes: int, max_pixels: int, *, draft: int | None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture, and the size that the file has; a JPEG is smaller than that if ``draft`` allows."""
+    """The decoded image and its original size; a JPEG is decoded at a reduced size if ``draft`` allows it."""
     if not isinstance(source, str | Path | bytes):
-        raise ImageError(f"a {type(source).__name__} is no image; give a path, bytes, a PIL image or pixels")
+        raise ImageError(f"a {type(source).__name__} is not an image; pass a path, bytes, a PIL image or pixels")
     name = "image" if isinstance(source, bytes) else str(source)
     try:
         length = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
@@ -128,10 +129,10 @@ def _open(
         raise ImageError(f"{name}: a directory, not an image file") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a JPEG, PNG or WebP image") from None
-    except Image.DecompressionBombError:  # Pillow's own limit, met before the one above can be looked at
-        raise ImageError(f"{name}: far too many pixels, the limit is {MAX_PIXELS:,}") from None
-    except Exception as error:  # noqa: BLE001  a damaged file makes Pillow raise anything from SyntaxError to struct.error
-        raise ImageError(f"{name}: cannot be read, the file looks damaged ({error})") from None
+    except Image.DecompressionBombError:  # Pillow checks its own limit first
+        raise ImageError(f"{name}: too many pixels, the limit is {MAX_PIXELS:,}") from None
+    except Exception as error:  # noqa: BLE001  Pillow raises many types for damaged files, such as SyntaxError and struct.error
+        raise ImageError(f"{name}: cannot be decoded, the file is damaged ({error})") from None
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int, draft: int | None) -> tuple[Image.Image, tuple[int, int]]:
@@ -139,17 +140,17 @@ def _decode(image: Image.Image, name: str, max_pixels: int, draft: int | None) -
     if width * height > max_pixels:
         raise ImageError(f"{name}: {width} x {height} pixels, the limit is {max_pixels:,}")
     if draft is not None and image.format == "JPEG":
-        image.draft(None, _covering(size, draft))
+        image.draft(None, _scaled_to_short_side(size, draft))
     turned = _TURNS.get(_orientation(image)) in _QUARTER_TURNS
     return upright_rgb(image), (height, width) if turned else size
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation and convert to RGB; transparency is laid on white, 16 bits are scaled to 8."""
+    """Apply the EXIF orientation and convert to RGB; transparent pixels get a white background, 16 bits are scaled to 8."""
     turn = _TURNS.get(_orientation(image))
     if turn is not None:
         image = image.transpose(turn)
-    if image.mode.startswith("I;16"):  # Pillow's own conversion cuts all above 255 off
+    if image.mode.startswith("I;16"):  # Pillow's conversion would clip all values above 255
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -159,36 +160,36 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_short_side(
-    image: Image.Image, side: int = RESIZE, *, name: str = "image", whole: tuple[int, int] | None = None
+    image: Image.Image, side: int = RESIZE, *, name: str = "image", original_size: tuple[int, int] | None = None
 ) -> Image.Image:
     """Resize so that the short side has ``side`` pixels, antialiased bilinear; the long side is rounded down.
 
     Args:
-        image: the picture.
+        image: the image.
         side: pixels.
-        name: what to call it in an error.
-        whole: width and height of the original, if it was decoded smaller; None if it was not.
+        name: of the image in errors.
+        original_size: width and height before reduced decoding; None if the image has its original size.
 
     Raises:
         ImageError: the image is so narrow that the result would have more than ``MAX_PIXELS`` pixels.
     """
-    width, height = whole or image.size
-    if min(image.size) == side and whole in (None, image.size):
+    width, height = original_size or image.size
+    if min(image.size) == side and original_size in (None, image.size):
         return image
     size = (side, side * height // width) if width <= height else (side * width // height, side)
     if size[0] * size[1] > MAX_PIXELS:
-        raise ImageError(f"{name}: {width} x {height} pixels is too narrow to be resized to a short side of {side}")
+        raise ImageError(f"{name}: {width} x {height} pixels, too narrow to resize to a short side of {side}")
     return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def center_crop(image: Image.Image, side: int = CROP) -> Image.Image:
-    """Cut the middle ``side`` x ``side`` pixels out."""
+    """Crop the centre to ``side`` x ``side`` pixels."""
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
 
-def _covering(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """The size of the same picture with a short side of ``side`` pixels, rounded up."""
+def _scaled_to_short_side(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The size scaled to a short side of ``side`` pixels, rounded up."""
     short = min(size)
     return -(-size[0] * side // short), -(-size[1] * side // short)
 
@@ -197,14 +198,14 @@ def _checked_array(pixels: npt.NDArray[np.generic]) -> Pixels:
     if pixels.dtype != np.uint8 or pixels.shape != (CROP, CROP, 3):
         raise ImageError(
             f"an array must be uint8 [{CROP}, {CROP}, 3], this one is {pixels.dtype} {list(pixels.shape)}; "
-            "pass the file or a PIL image to have it resized"
+            "pass a file or a PIL image, which are resized"
         )
     return pixels  # type: ignore[return-value]  # the dtype was just checked
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1, upright, where there is none or the block is damaged."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if there is none or the EXIF block is damaged."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001  the picture may be whole though its EXIF block is not
+    except Exception:  # noqa: BLE001  the image may be valid although its EXIF block is damaged
         return 1

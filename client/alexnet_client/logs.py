@@ -1,6 +1,6 @@
-"""Log lines: for people at a terminal, as JSON elsewhere, with the trace they belong to. For programs; nothing here on import.
+"""Logging for programs: plain lines at a terminal, JSON lines elsewhere, with the IDs of the current trace.
 
-No line holds an image, an answer or metadata of a connection.
+No log line contains an image, a result or the metadata of a connection.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from pythonjsonlogger.json import JsonFormatter
 
 from alexnet_client.events import Ejected, Event, Hedged, Retried, RetryBudgetExhausted, SharedMemoryFallback
 
-OURS = ("alexnet_client", "alexnet_load", "alexnet_server", "triton")
-"""Loggers of this project; of others, warnings are enough."""
+PROJECT_LOGGERS = ("alexnet_client", "alexnet_load", "alexnet_server", "triton")
+"""Loggers of this project; other loggers log warnings and errors only."""
 
 
 def configure_logs(program: str, *, level: int = logging.INFO) -> None:
-    """Log to stderr: lines such as "program: message" at a terminal, one JSON object a line elsewhere.
+    """Log to stderr: lines such as "program: message" at a terminal, otherwise one JSON object per line.
 
     Args:
-        program: its name, for people.
-        level: of our least important line.
+        program: name of the program, for plain lines.
+        level: of the loggers of this project.
     """
     root = logging.getLogger()
-    for each in [each for each in root.handlers if isinstance(each, _Stderr)]:
+    for each in [each for each in root.handlers if isinstance(each, _StderrHandler)]:
         root.removeHandler(each)
-    root.addHandler(_Stderr(program))
-    for name in OURS:
+    root.addHandler(_StderrHandler(program))
+    for name in PROJECT_LOGGERS:
         logging.getLogger(name).setLevel(level)
 
 
-class _Stderr(logging.Handler):
-    """Writes to whatever ``sys.stderr`` is by then, in the form that suits it."""
+class _StderrHandler(logging.Handler):
+    """Writes to the current ``sys.stderr``, in the format that suits it."""
 
     def __init__(self, program: str) -> None:
         super().__init__()
@@ -44,16 +44,16 @@ class _Stderr(logging.Handler):
         self._json = _Json("{levelname}{name}{message}", style="{")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line, at once."""
+        """Write one line and flush it."""
         try:
             formatter = self._plain if sys.stderr.isatty() else self._json
             print(formatter.format(record), file=sys.stderr, flush=True)
-        except Exception:  # noqa: BLE001  what logging does with a line it cannot write
+        except Exception:  # noqa: BLE001  required by logging: a log line must not raise an exception
             self.handleError(record)
 
 
 class _Json(JsonFormatter):
-    """``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, and whatever the line was given as ``extra``."""
+    """``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, and the ``extra`` fields of the record."""
 
     def __init__(self, fmt: str, *, style: str) -> None:
         super().__init__(fmt, style=style, rename_fields={"levelname": "level", "name": "logger"})
@@ -61,13 +61,13 @@ class _Json(JsonFormatter):
     def add_fields(
         self, log_data: dict[str, object], record: logging.LogRecord, message_dict: dict[str, object]
     ) -> None:
-        """Put the time first."""
+        """Add the time as the first field."""
         log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         super().add_fields(log_data, record, message_dict)
 
 
 def add_trace(record: logging.LogRecord) -> bool:
-    """Note ``trace_id`` and ``span_id`` of the span that is current, if OpenTelemetry is in use."""
+    """Add ``trace_id`` and ``span_id`` of the current span to a record, if OpenTelemetry is in use."""
     if (trace := sys.modules.get("opentelemetry.trace")) is not None:
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
@@ -76,39 +76,40 @@ def add_trace(record: logging.LogRecord) -> bool:
 
 
 class EventLog:
-    """A listener for ``alexnet_client.Client`` that logs what somebody may want to act on; each kind once in a while.
+    """A listener for ``Client`` that logs ejections, retries, hedges and fallbacks, at a limited rate.
 
     Args:
-        every_s: how often a kind of line may come, seconds; the next one says how many were left out.
-        clock: seconds that only grow.
+        interval_s: minimum time between two equal lines, seconds; the field ``suppressed`` counts the lines in between.
+        clock: returns seconds.
     """
 
-    def __init__(self, *, every_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log, self._every_s, self._clock = logging.getLogger("alexnet_client"), every_s, clock
-        self._said_s: dict[str, float] = {}
-        self._left_out: dict[str, int] = {}
+    def __init__(self, *, interval_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._interval_s, self._clock = logging.getLogger("alexnet_client"), interval_s, clock
+        self._logged_at_s: dict[str, float] = {}
+        self._suppressed: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
-        """Log an event, or not."""
+        """Log an event."""
         match event:
             case Ejected():
-                self._say(logging.WARNING, f"{event.replica} is left alone for a while", replica=event.replica)
+                self._write(logging.WARNING, f"{event.replica} was ejected", replica=event.replica)
             case RetryBudgetExhausted():
-                self._say(logging.WARNING, f"not tried again, the budget is spent: {event.reason}", reason=event.reason)
+                text = f"request not retried, the retry budget is exhausted: {event.reason}"
+                self._write(logging.WARNING, text, reason=event.reason)
             case SharedMemoryFallback():
-                text = f"{event.replica} gets pixels over the wire: shared memory is {event.reason}"
-                self._say(logging.WARNING, text, replica=event.replica, reason=event.reason)
+                text = f"{event.replica}: falling back to the gRPC payload, shared memory is {event.reason}"
+                self._write(logging.WARNING, text, replica=event.replica, reason=event.reason)
             case Retried():
-                self._say(logging.INFO, f"tried again: {event.reason}", reason=event.reason)
+                self._write(logging.INFO, f"request retried: {event.reason}", reason=event.reason)
             case Hedged():
-                self._say(logging.DEBUG, "a slow request was sent twice", won=event.won)
+                self._write(logging.DEBUG, "slow request sent to a second replica", won=event.won)
 
-    def _say(self, level: int, text: str, **fields: object) -> None:
+    def _write(self, level: int, text: str, **fields: object) -> None:
         now_s = self._clock()
-        if now_s - self._said_s.get(text, -self._every_s) < self._every_s:
-            self._left_out[text] = self._left_out.get(text, 0) + 1
+        if now_s - self._logged_at_s.get(text, -self._interval_s) < self._interval_s:
+            self._suppressed[text] = self._suppressed.get(text, 0) + 1
             return
-        self._said_s[text] = now_s
-        if left_out := self._left_out.pop(text, 0):
-            fields["left_out"] = left_out
+        self._logged_at_s[text] = now_s
+        if suppressed := self._suppressed.pop(text, 0):
+            fields["suppressed"] = suppressed
         self._log.log(level, text, extra=fields)

@@ -1,14 +1,18 @@
-"""Prometheus metrics of a client's events. Only this module and the one that serves them import prometheus_client."""
+"""Prometheus metrics of the client's events, and the HTTP server for them. The only module that imports prometheus_client."""
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from types import TracebackType
+from typing import Self
+from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,7 +22,7 @@ from alexnet_client.connection import Tls
 from alexnet_client.errors import BadInput
 from alexnet_client.events import (
     Attempted,
-    BatchAnswered,
+    BatchCompleted,
     BatchSent,
     CallEnded,
     Ejected,
@@ -28,34 +32,32 @@ from alexnet_client.events import (
     RetryBudgetExhausted,
     SharedMemoryFallback,
 )
-from alexnet_client.metrics_server import MetricsServer, serve_metrics
+from alexnet_client.files import reason
 from alexnet_client.replicas import ReplicaSet
-
-__all__ = ["ClientMetrics", "MetricsServer", "serve_metrics"]
 
 NAMESPACE = "alexnet_client"
 RELEASE = version("alexnet-client")
 CALL_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-PHASE_BUCKETS_S = (0.0001, 0.0002, *CALL_BUCKETS_S)  # a batch is made into bytes in less than half a millisecond
+PHASE_BUCKETS_S = (0.0001, 0.0002, *CALL_BUCKETS_S)  # a batch is encoded in less than half a millisecond
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
-# What may be counted is there from the start, as 0: a counter that first appears as 1 has never increased.
+# All label values exist from the start with value 0: Prometheus sees no increase in a series that first appears as 1.
 OUTCOMES = (
     *("ok", "cancelled", "bad_input", "image_error", "request_rejected", "overloaded", "queue_full"),
     *("deadline_exceeded", "unavailable", "closed", "server_fault"),
 )
 REASONS = ("unavailable", "overloaded", "server_fault")
 GAUGES: tuple[tuple[str, str, Callable[[Batcher, ReplicaSet], int]], ...] = (
-    ("queued_images", "Images that wait in this process.", lambda batcher, _: batcher.queued),
-    ("batches_in_flight", "Batches that were sent and are not answered.", lambda batcher, _: batcher.in_flight),
-    ("concurrency_limit", "Batches that may be in flight now.", lambda _, replicas: replicas.capacity),
-    ("replicas", "Replicas, ejected or not.", lambda _, replicas: len(replicas.all)),
-    ("replicas_healthy", "Replicas that get requests.", lambda _, replicas: len(replicas.usable)),
+    ("queued_images", "Images in the queues of this process.", lambda batcher, _: batcher.queued),
+    ("batches_in_flight", "Batches that were sent and have no result yet.", lambda batcher, _: batcher.in_flight),
+    ("concurrency_limit", "Batches that may be in flight now.", lambda _, replicas: replicas.concurrency_limit),
+    ("replicas", "Replicas, healthy and ejected.", lambda _, replicas: len(replicas.all)),
+    ("replicas_healthy", "Replicas that are not ejected.", lambda _, replicas: len(replicas.healthy)),
 )
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """A client, as far as the gauges look into it."""
+    """The parts of a client that the gauges read."""
 
     batcher: Batcher
     replicas: ReplicaSet
@@ -64,16 +66,16 @@ class _Watched:
 
 
 class ClientMetrics(Collector):
-    """Counts what clients do; one instance for all clients of a registry, whose figures add up.
+    """Listener that counts the events of clients. Use one instance for all clients of a registry; their values are added.
 
         metrics = ClientMetrics()
         async with Client(target, listeners=[metrics]) as client: ...
 
     Args:
-        registry: where the metrics are shown; None for the process's own.
+        registry: of the metrics; None for the global registry.
 
     Raises:
-        BadInput: the registry has such metrics already.
+        BadInput: the registry already contains these metrics.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -87,26 +89,26 @@ class ClientMetrics(Collector):
             gauge = Gauge(name, text, namespace=NAMESPACE, registry=None)
             gauge.set_function(partial(self._sum, read))
             self._parts.append(gauge)
-        try:  # all of them at once, or none
+        try:  # register all metrics or none
             (REGISTRY if registry is None else registry).register(self)
         except ValueError as error:
             raise BadInput(
-                f"this registry has metrics of a client already ({error}); give the one ClientMetrics to all clients, "
-                "or another registry to this one"
+                f"this registry already contains metrics of a client ({error}); use one ClientMetrics for all clients, "
+                "or another registry"
             ) from None
 
     def describe(self) -> Iterable[Metric]:
         """Names and types, for the registry."""
-        return [*(metric for part in self._parts for metric in part.describe()), *self._facts(())]
+        return [*(metric for part in self._parts for metric in part.describe()), *self._info_metrics(())]
 
     def collect(self) -> Iterator[Metric]:
         """Values, for the registry."""
         for part in self._parts:
             yield from part.collect()
-        yield from self._facts(self._open())
+        yield from self._info_metrics(self._open())
 
     def watch(self, batcher: Batcher, replicas: ReplicaSet, *, model: str, tls: Tls | None = None) -> None:
-        """Show these in the gauges until the batcher is closed; a client calls it with its own."""
+        """Include a client in the gauges until its batcher is closed. ``Client`` calls this method."""
         with self._lock:
             self._watched = (*self._open(), _Watched(batcher, replicas, model, {} if tls is None else expiries(tls)))
 
@@ -121,53 +123,59 @@ class ClientMetrics(Collector):
                 self._batch_images.observe(event.images)
                 for waited_s in event.waited_s:
                     self._queued_s.observe(waited_s)
-            case BatchAnswered():
+            case BatchCompleted():
                 self._encoded_s.observe(event.encoded_s)
                 self._served_s.observe(event.served_s)
                 self._decoded_s.observe(event.decoded_s)
             case Attempted():
-                self._see(event.replica)
+                self._add_address(event.replica)
                 self._attempts.labels(event.replica, event.outcome).inc()
             case Retried() | RetryBudgetExhausted() | SharedMemoryFallback():
                 self._by_reason[type(event)].labels(event.reason).inc()
             case Hedged():
                 self._hedges.labels("won" if event.won else "lost").inc()
             case Ejected():
-                self._see(event.replica)
+                self._add_address(event.replica)
                 self._ejections.labels(event.replica).inc()
 
     def _make_histograms(self) -> None:
         self._call_s = self._histogram(
-            "call_duration_seconds", "Time from a call to its outcome.", CALL_BUCKETS_S, "outcome", ("ok",)
+            "call_duration_seconds", "Duration of calls.", CALL_BUCKETS_S, "outcome", ("ok",)
         )
         phases = self._histogram(
             "phase_duration_seconds",
-            "Time of a call in the queue (queued); of an answered batch until its bytes are made (encoded), on the wire "
-            "and at the server (served), and until they are read (decoded).",
+            "Duration of the phases: time of a call in the queue (queued); time of a batch for encoding (encoded), on the "
+            "network and the server (served), and for decoding (decoded).",
             PHASE_BUCKETS_S,
             "phase",
         )
         self._queued_s, self._encoded_s, self._served_s, self._decoded_s = (
             phases.labels(phase) for phase in ("queued", "encoded", "served", "decoded")
         )
-        self._batch_images = self._histogram("batch_images", "Images in a batch that was sent.", BATCH_BUCKETS)
+        self._batch_images = self._histogram("batch_images", "Images per batch that was sent.", BATCH_BUCKETS)
 
     def _make_counters(self) -> None:
         self._calls = self._counter("calls", "Calls that ended.", "outcome", values=OUTCOMES)
-        self._images = self._counter("images", "Images of calls that ended.", "outcome", values=OUTCOMES)
-        self._attempts = self._counter("attempts", "Requests that were sent.", "replica", "outcome")
+        self._images = self._counter("images", "Images in calls that ended.", "outcome", values=OUTCOMES)
+        self._attempts = self._counter("attempts", "Requests to replicas that ended.", "replica", "outcome")
         self._hedges = self._counter(
-            "hedges", "Second requests for slow ones; won: theirs was the answer.", "result", values=("won", "lost")
+            "hedges",
+            "Second requests for slow ones; won: the second response was used.",
+            "result",
+            values=("won", "lost"),
         )
-        self._ejections = self._counter("ejections", "Times a replica was taken out.", "replica")
+        self._ejections = self._counter("ejections", "Ejections of a replica.", "replica")
         self._by_reason = {
-            Retried: self._counter("retries", "Attempts made again.", "reason", values=REASONS),
+            Retried: self._counter("retries", "Retries.", "reason", values=REASONS),
             RetryBudgetExhausted: self._counter(
-                "retry_budget_exhausted", "Retries the budget forbade.", "reason", values=REASONS
+                "retry_budget_exhausted",
+                "Requests not retried because the retry budget was exhausted.",
+                "reason",
+                values=REASONS,
             ),
             SharedMemoryFallback: self._counter(
                 "shared_memory_fallbacks",
-                "Requests without the shared memory asked for.",
+                "Requests with pixels in the gRPC payload although shared memory was on.",
                 "reason",
                 values=("full", "rejected"),
             ),
@@ -177,37 +185,37 @@ class ClientMetrics(Collector):
         self, name: str, text: str, buckets: tuple[float, ...], label: str = "", values: tuple[str, ...] = ()
     ) -> Histogram:
         labels = [label] if label else []
-        made = Histogram(name, text, labels, namespace=NAMESPACE, registry=None, buckets=buckets)
+        metric = Histogram(name, text, labels, namespace=NAMESPACE, registry=None, buckets=buckets)
         for value in values:
-            made.labels(value)
-        self._parts.append(made)
-        return made
+            metric.labels(value)
+        self._parts.append(metric)
+        return metric
 
     def _counter(self, name: str, text: str, *labels: str, values: tuple[str, ...] = ()) -> Counter:
-        made = Counter(name, text, labels, namespace=NAMESPACE, registry=None)
+        metric = Counter(name, text, labels, namespace=NAMESPACE, registry=None)
         for value in values:
-            made.labels(value)
-        self._parts.append(made)
-        return made
+            metric.labels(value)
+        self._parts.append(metric)
+        return metric
 
     def _open(self) -> list[_Watched]:
         return [each for each in self._watched if not each.batcher.closed]
 
     def _sum(self, read: Callable[[Batcher, ReplicaSet], int]) -> float:
-        """Called by the thread that answers Prometheus: it only reads, and what it reads is replaced, never changed."""
+        """Called by the HTTP thread. It needs no lock: it reads objects that are replaced, never modified."""
         return sum(read(each.batcher, each.replicas) for each in self._open())
 
     @staticmethod
-    def _facts(clients: Iterable[_Watched]) -> Iterator[Metric]:
-        """What is true of the clients there are: its labels come and go with them."""
+    def _info_metrics(clients: Iterable[_Watched]) -> Iterator[Metric]:
+        """Metrics whose label values depend on the open clients."""
         info = GaugeMetricFamily(
             f"{NAMESPACE}_info",
-            "Models that are asked, and by which release of this package.",
+            "Models of the open clients, with the version of this package.",
             labels=("model", "version"),
         )
         expiry = GaugeMetricFamily(
             f"{NAMESPACE}_certificate_expiry_timestamp_seconds",
-            "When the first certificate of a file expires (roots: to trust; own: to be trusted), as of the client's start.",
+            "Earliest expiry of the certificates that the client loaded at its start (roots: trusted CAs; own: client certificate).",
             labels=("certificate",),
         )
         clients = list(clients)
@@ -217,8 +225,8 @@ class ClientMetrics(Collector):
             expiry.add_metric((name,), min(each.expiries[name] for each in clients if name in each.expiries))
         yield from (info, expiry)
 
-    def _see(self, address: str) -> None:
-        """Note an address. Each new one clears away those that no client knows any more: names resolve to ever others."""
+    def _add_address(self, address: str) -> None:
+        """Remember an address; for each new one, remove the series of addresses that no client uses any more."""
         if address in self._addresses:
             return
         with self._lock:
@@ -228,3 +236,49 @@ class ClientMetrics(Collector):
                 self._attempts.remove_by_labels({"replica": each})
                 self._ejections.remove_by_labels({"replica": each})
             self._addresses = self._addresses - gone | {address}
+
+
+class MetricsServer:
+    """Serves metrics over HTTP on its own thread until it is closed."""
+
+    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
+        self._server, self._thread = server, thread
+        self.port = server.server_port
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the server and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def serve_metrics(
+    port: int = 8003, *, address: str = "127.0.0.1", registry: CollectorRegistry | None = None
+) -> MetricsServer:
+    """Serve the metrics of a registry at ``http://address:port/metrics``, without authentication.
+
+    Args:
+        port: TCP port; 0 for any free one, see the attribute ``port`` of the server.
+        address: to listen on.
+        registry: of the metrics; None for the global registry.
+
+    Raises:
+        BadInput: the address or the port cannot be used.
+    """
+    try:
+        return MetricsServer(*start_http_server(port, address, REGISTRY if registry is None else registry))
+    except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
+        cause = "the port is in use" if in_use else reason(error)
+        remedy = "stop the other program, or choose another port" if in_use else "choose another address or port"
+        raise BadInput(f"cannot serve metrics at {address}:{port}: {cause}; {remedy}") from None
+    except OverflowError:
+        raise BadInput(f"cannot serve metrics at port {port}: a port is a number from 0 to 65535") from None

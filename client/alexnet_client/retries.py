@@ -1,4 +1,4 @@
-"""Whether a failed attempt is made again, where and when, and what that may cost the servers. Pure."""
+"""Whether, where and when a failed request is retried, and how many retries are allowed."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from dataclasses import dataclass
 
 from alexnet_client.errors import BadInput, ClientError, Overloaded, ServerFault, Unavailable
 
-REMEMBERED = 200
-"""Latencies that hedging looks back on."""
+HEDGE_SAMPLES = 200
+"""Number of recent latencies from which the hedging delay is computed."""
 
 
 @dataclass(frozen=True)
 class RetryOptions:
-    """How persistent the client is.
+    """How often the client retries.
 
     Attributes:
-        max_attempts: attempts of a request, with the first.
-        budget: retries and hedges may add this share to the requests that are sent.
-        burst: so many of them may come at once, after a quiet time.
-        first_backoff_s: the longest wait before the first retry of an overloaded or lone replica, seconds; doubled each time.
-        longest_backoff_s: no wait is longer.
-        hedge_quantile: a request that is slower than this share of the recent ones is sent to a second replica too,
-            whose answer may come first; 0 for never.
+        max_attempts: attempts per request, including the first.
+        budget: retries and hedges are limited to this share of the requests.
+        burst: retries and hedges that may exceed this share after a quiet period.
+        initial_backoff_s: longest wait before the first retry of an overloaded or only replica, seconds; it doubles each time.
+        max_backoff_s: upper limit of the wait, seconds.
+        hedge_quantile: a request that is slower than this share of recent requests is also sent to a second replica, and the
+            first response is used; 0 turns hedging off.
     """
 
     max_attempts: int = 4
     budget: float = 0.1
     burst: int = 10
-    first_backoff_s: float = 0.02
-    longest_backoff_s: float = 1.0
+    initial_backoff_s: float = 0.02
+    max_backoff_s: float = 1.0
     hedge_quantile: float = 0.0
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1 or self.burst < 0 or not 0 <= self.budget <= 1:
-            raise BadInput(f"max_attempts must be at least 1, burst not negative, budget within 0 and 1; got {self}")
+            raise BadInput(f"max_attempts must be at least 1, burst not negative, budget between 0 and 1; got {self}")
         if not 0 <= self.hedge_quantile < 1:
             raise BadInput(f"hedge_quantile must be at least 0 and below 1, got {self.hedge_quantile}")
-        if not 0 < self.first_backoff_s <= self.longest_backoff_s < math.inf:
-            raise BadInput(f"first_backoff_s must be positive and at most longest_backoff_s, got {self}")
+        if not 0 < self.initial_backoff_s <= self.max_backoff_s < math.inf:
+            raise BadInput(f"initial_backoff_s must be positive and at most max_backoff_s, got {self}")
 
 
 class RetryBudget:
-    """A bucket of tokens: each request puts ``budget`` of one in, each retry or hedge takes a whole one out.
+    """A token bucket: each request adds ``budget`` tokens, each retry or hedge takes one.
 
-    When everything fails, retries add that share to the load and no more: a storm of retries cannot begin.
+    If all requests fail, retries increase the load by this share only. This prevents retry storms.
     """
 
     def __init__(self, options: RetryOptions) -> None:
@@ -55,78 +55,78 @@ class RetryBudget:
         self._tokens = float(options.burst)
 
     def deposit(self) -> None:
-        """A request was sent for the first time."""
+        """Add the tokens of one request."""
         self._tokens = min(self._tokens + self._options.budget, max(1.0, self._options.burst))
 
     def take(self) -> bool:
-        """Whether one more attempt may be made."""
+        """Take a token; false if the budget is exhausted."""
         if self._tokens < 1:
             return False
         self._tokens -= 1
         return True
 
 
-class Patience:
-    """How long the usual share of requests takes lately: what takes longer is worth a hedge.
+class HedgeDelay:
+    """Computes from recent latencies when a request is slow enough for a hedge.
 
     Args:
-        quantile: the share; 0 for no hedging.
+        quantile: share of requests that are faster than the delay; 0 turns hedging off.
     """
 
     def __init__(self, quantile: float) -> None:
         self._quantile = quantile
-        self._latencies_s: deque[float] = deque(maxlen=REMEMBERED)
+        self._latencies_s: deque[float] = deque(maxlen=HEDGE_SAMPLES)
 
-    def seen(self, latency_s: float) -> None:
-        """A request was answered after so many seconds."""
+    def record(self, latency_s: float) -> None:
+        """Record the latency of a successful request."""
         self._latencies_s.append(latency_s)
 
     @property
     def seconds(self) -> float | None:
-        """To wait before a second attempt; None without hedging, or before enough is known."""
-        if not self._quantile or len(self._latencies_s) < REMEMBERED // 4:
+        """Delay before the second attempt; None without hedging, or while there are too few latencies."""
+        if not self._quantile or len(self._latencies_s) < HEDGE_SAMPLES // 4:
             return None
         cuts = statistics.quantiles(self._latencies_s, n=1000)
         return cuts[min(998, int(self._quantile * 1000))]
 
 
 @dataclass(frozen=True)
-class Again:
-    """Make the attempt again after ``after_s`` seconds; ``elsewhere``: not at a replica that failed."""
+class Retry:
+    """Retry after ``after_s`` seconds."""
 
     after_s: float
-    elsewhere: bool
     reason: str
 
 
-def again(
-    error: ClientError, *, attempt: int, others: bool, left_s: float, options: RetryOptions, chance: random.Random
-) -> Again | None:
-    """What follows a failed attempt; None if the caller is told.
+def plan_retry(
+    error: ClientError, *, attempt: int, others: bool, left_s: float, options: RetryOptions, rng: random.Random
+) -> Retry | None:
+    """Decide what follows a failed attempt; None if the error is raised.
 
-    What is wrong with the request itself is never tried again. A dead, stopping or faulty replica is left for another
-    at once; alone, a faulty one is believed. Overload, or a lone replica that is away, is given time: a random share of a wait that doubles ("full jitter",
-    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that callers do not return together.
+    Invalid requests are never retried. If a replica is unavailable or faulty, another one gets the request at once; a fault of
+    the only replica is not retried. Overload, or an unavailable only replica, is retried after a random share of a wait that
+    doubles ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that clients do not
+    retry at the same time.
 
     Args:
-        error: what came of the attempt.
+        error: of the attempt.
         attempt: its number, from 1.
-        others: whether there are replicas that have not failed this request.
-        left_s: until the deadline.
-        options: how persistent to be.
-        chance: source of randomness.
+        others: whether there are healthy replicas that have not failed this request.
+        left_s: seconds until the deadline.
+        options: limits and waits.
+        rng: random generator.
     """
-    reason = reason_of(error)
+    reason = retry_reason(error)
     if reason is None or attempt >= options.max_attempts or (isinstance(error, ServerFault) and not others):
         return None
     if others and not isinstance(error, Overloaded):
-        return Again(0.0, elsewhere=True, reason=reason)
-    longest_s = min(options.first_backoff_s * 2 ** (attempt - 1), options.longest_backoff_s)
-    after_s = chance.uniform(0, longest_s)
-    return Again(after_s, elsewhere=others, reason=reason) if after_s < left_s else None
+        return Retry(0.0, reason)
+    longest_s = min(options.initial_backoff_s * 2 ** (attempt - 1), options.max_backoff_s)
+    after_s = rng.uniform(0, longest_s)
+    return Retry(after_s, reason) if after_s < left_s else None
 
 
-def reason_of(error: ClientError) -> str | None:
-    """Why an attempt that failed like this may be made again; None if it may not."""
+def retry_reason(error: ClientError) -> str | None:
+    """The reason for retrying after this error; None if it must not be retried."""
     reasons = {Unavailable: "unavailable", ServerFault: "server_fault", Overloaded: "overloaded"}
     return reasons.get(type(error))

@@ -1,4 +1,4 @@
-"""One model on a fleet of servers: what it is, what its classes are called, and batches that are sent to it."""
+"""One model on the replicas: its signature, its labels, and the inference requests."""
 
 from __future__ import annotations
 
@@ -10,87 +10,87 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from alexnet_client import codec
-from alexnet_client.answers import BatchAnswer, ModelSignature
 from alexnet_client.batcher import Batcher
 from alexnet_client.batching import BatchOptions
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import ClientError
-from alexnet_client.events import BatchAnswered, Listener
-from alexnet_client.fleet import Fleet
-from alexnet_client.shared_memory import SharedTransport
-from alexnet_client.signature import OUTPUTS, ask_labels, ask_signature, read_answer
+from alexnet_client.events import BatchCompleted, Listener
+from alexnet_client.load_balancer import LoadBalancer
+from alexnet_client.results import BatchResult
+from alexnet_client.shared_memory import SharedMemoryTransport
+from alexnet_client.signature import OUTPUTS, ModelSignature, fetch_labels, fetch_signature, read_result
 from alexnet_client.transport import Transport
 
-if TYPE_CHECKING:  # tracing is optional: its package may be missing
+if TYPE_CHECKING:  # tracing is optional: the package may be missing
     from alexnet_client.tracing import Tracing
 
 
 class ServedModel:
-    """A model and the queue in front of it.
+    """A model, with the queue of images for it.
 
     Args:
-        name: on the servers.
-        version: to request; empty lets each server choose.
-        fleet: the servers.
-        batching: how images become batches.
-        on_event: told of each batch.
-        tracing: makes spans.
+        name: of the model on the servers.
+        version: of the model to request; empty lets each server choose.
+        balancer: sends the requests.
+        batching: sizes and delays of batches.
+        on_event: receives an event for each batch.
+        tracing: creates spans.
     """
 
     def __init__(
         self,
         name: str,
-        fleet: Fleet,
+        balancer: LoadBalancer,
         batching: BatchOptions,
         *,
         version: str = "",
         on_event: Listener,
         tracing: Tracing | None,
     ) -> None:
-        self._name, self._version, self._fleet, self._options = name, version, fleet, batching
+        self._name, self._version, self._balancer, self._options = name, version, balancer, batching
         self._on_event, self._tracing = on_event, tracing
         self.batcher = Batcher(
             self._send,
             options=batching,
-            capacity=lambda: fleet.replicas.capacity,
+            concurrency_limit=lambda: balancer.replicas.concurrency_limit,
             on_event=on_event,
             tracing=tracing,
         )
-        fleet.replicas.on_change = self.batcher.wake
-        self._asking = asyncio.Lock()  # many callers at once ask for signature and labels once
+        balancer.replicas.on_change = self.batcher.wake
+        self._fetching = asyncio.Lock()  # concurrent calls fetch the signature and the labels only once
         self._signature: ModelSignature | None = None
         self._labels: dict[str, tuple[str, ...]] = {}
-        self._served_at: dict[str, str] = {}
+        self._replica_of_version: dict[str, str] = {}
 
     async def signature(self, deadline: Deadline) -> ModelSignature:
-        """What the servers say of it; asked once, then remembered. Raises ``ClientError``."""
+        """The signature of the model; fetched once, then cached. Raises ``ClientError``."""
         if self._signature is not None:
             return self._signature
-        async with deadline.over("waiting for the model's signature"), self._asking:
+        async with deadline.over("waiting for the signature of the model"), self._fetching:
             if self._signature is None:
-                self._signature = await self._fleet.ask(
-                    lambda transport, until: ask_signature(transport, self._name, until), deadline
+                self._signature = await self._balancer.send(
+                    lambda transport, until: fetch_signature(transport, self._name, until), deadline
                 )
-                most = min(self._options.max_batch, max(1, self._signature.max_batch_size))
-                self.batcher.options = replace(self._options, max_batch=most)
+                max_batch = min(self._options.max_batch, max(1, self._signature.max_batch_size))
+                self.batcher.options = replace(self._options, max_batch=max_batch)
             return self._signature
 
     async def infer(
         self, images: codec.Array, deadline: Deadline, *, on_sent: Callable[[], None] | None = None
-    ) -> BatchAnswer:
-        """The answers for a batch, in as many requests as it takes; raises ``ClientError``."""
+    ) -> BatchResult:
+        """Run a batch in as many requests as necessary. Raises ``ClientError``."""
         signature = await self.signature(deadline)
         signature.check(images)
-        most = max(1, signature.max_batch_size)
-        if len(images) <= most:
+        size = max(1, signature.max_batch_size)
+        if len(images) <= size:
             return await self.batcher.submit(images, deadline, on_sent=on_sent)
-        starts = range(0, len(images), most)
+        starts = range(0, len(images), size)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(
                         self.batcher.submit(
-                            images[start : start + most],
+                            images[start : start + size],
                             deadline,
                             more=start > 0,
                             on_sent=None if start else on_sent,
@@ -100,34 +100,33 @@ class ServedModel:
                 ]
         except BaseExceptionGroup as errors:
             raise next((each for each in errors.exceptions if isinstance(each, ClientError)), errors) from None
-        return BatchAnswer.joined([task.result() for task in tasks])
+        return BatchResult.joined([task.result() for task in tasks])
 
     async def labels_of(self, version: str, deadline: Deadline) -> tuple[str, ...]:
-        """Class names of a release; asked once for each. Raises ``ClientError``."""
+        """Class names of a version; fetched once per version, then cached. Raises ``ClientError``."""
         if version not in self._labels:
-            async with deadline.over("waiting for the labels"), self._asking:
+            async with deadline.over("waiting for the labels"), self._fetching:
                 if version not in self._labels:
-                    await self.ask_labels(version, deadline)
+                    await self.fetch_labels(version, deadline)
         return self._labels[version]
 
-    async def ask_labels(self, version: str, deadline: Deadline) -> tuple[str, ...]:
-        """Ask for the names of a release, or of the one that serves now if ``version`` is empty. Raises ``ClientError``."""
+    async def fetch_labels(self, version: str, deadline: Deadline) -> tuple[str, ...]:
+        """Fetch the class names of a version; of the default version if it is empty. Raises ``ClientError``."""
         signature = self._signature or await self.signature(deadline)
-        # While a fleet is renewed, not every server has every release.
-        version, names = await self._fleet.ask(
-            lambda transport, until: ask_labels(transport, self._name, signature, version or self._version, until),
+        # During a rolling update, not every server has every version.
+        version, labels = await self._balancer.send(
+            lambda transport, until: fetch_labels(transport, self._name, signature, version or self._version, until),
             deadline,
-            at=self._served_at.get(version, ""),
+            prefer=self._replica_of_version.get(version, ""),
         )
-        self._labels[version] = names
-        return names
+        self._labels[version] = labels
+        return labels
 
-    async def _send(self, parts: Sequence[codec.Array], deadline: Deadline) -> BatchAnswer:
-        """One request for the batch, at whatever replica answers it."""
+    async def _send(self, parts: Sequence[codec.Array], deadline: Deadline) -> BatchResult:
         signature = await self.signature(deadline)
         images = sum(len(part) for part in parts)
 
-        async def attempt(transport: Transport, until: Deadline) -> BatchAnswer:
+        async def attempt(transport: Transport, until: Deadline) -> BatchResult:
             began_s = time.perf_counter()
             left_us = max(1, int(1e6 * until.remaining_s("waiting to send")))
             encode = partial(
@@ -139,19 +138,19 @@ class ServedModel:
                 version=self._version,
                 timeout_us=left_us,
             )
-            lease = await transport.lease(parts, until) if isinstance(transport, SharedTransport) else None
+            lease = await transport.lease(parts, until) if isinstance(transport, SharedMemoryTransport) else None
             request = encode() if lease is None else encode(region=lease.name)
             encoded_s = time.perf_counter()
             metadata = () if self._tracing is None else self._tracing.attempt(transport.target)
             if lease is None:
                 response = await transport.infer(request, until, metadata)
             else:
-                response = await lease.infer(request, until, metadata, by_wire=encode)
+                response = await lease.infer(request, until, metadata, encode_payload=encode)
             served_s = time.perf_counter()
-            answer = read_answer(response, signature, images, transport.target)
-            self._served_at[answer.model_version] = transport.target
+            result = read_result(response, signature, images, transport.target)
+            self._replica_of_version[result.model_version] = transport.target
             ended_s = time.perf_counter()
-            self._on_event(BatchAnswered(images, encoded_s - began_s, served_s - encoded_s, ended_s - served_s))
-            return answer
+            self._on_event(BatchCompleted(images, encoded_s - began_s, served_s - encoded_s, ended_s - served_s))
+            return result
 
-        return await self._fleet.send(attempt, deadline, images=images)
+        return await self._balancer.send(attempt, deadline, images=images)

@@ -1,15 +1,15 @@
-"""Pixels for a server on this machine through shared memory: the request on the wire only says where they lie.
+"""Pixels in shared memory for a server on this machine: the request contains only their place.
 
-A region is a file in /dev/shm that the server has mapped too; one request at a time leases it.
+A region is a file in /dev/shm that the server maps too. One request at a time leases it.
 
-- After a good answer the server is done with it, and the next request may have it.
-- After anything else (timeout, cancellation, failure) the server may still read it, or the request may not even have
-  arrived. Such a region is never written again. It stays in quarantine until the server has unregistered it, which Triton
-  2.51 refuses while a request uses it ("it is currently in use"), and only then is it unlinked. No name is given twice: a
-  request that arrives later still finds no region and is refused.
-- ``close`` asks for the same, for at most ``CLOSE_S``, and then unlinks what is left all the same. Only the name goes: a
-  server that has the memory mapped keeps it.
-- Regions of clients that were killed are removed by the next one, which has the server unregister them too.
+- After a result, the server does not read the region any more, and the next request may lease it.
+- After a timeout, cancellation or failure, the server may still read the region, or the request may not have arrived yet. Such a
+  region is never written again. It stays in quarantine until the server has unregistered it, which Triton 2.51 rejects while a
+  request uses the region ("it is currently in use"). Then the file is unlinked. No name is used twice, so a request that arrives
+  later is rejected because the region is unknown.
+- ``close`` unregisters all regions, waits for this at most ``close_timeout_s``, and unlinks the rest. A server that has mapped an
+  unlinked file keeps its memory.
+- Regions of clients that were killed are removed and unregistered by the next client.
 """
 
 from __future__ import annotations
@@ -18,42 +18,43 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
+from typing import Any
 
 from tritonclient.grpc import service_pb2
 
+from alexnet_client.admin import admin_metadata, loopback_address
 from alexnet_client.codec import Array
 from alexnet_client.connection import Connection
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, ClientError, Closed
+from alexnet_client.errors import BadInput, ClientError, Closed, ServerFault
 from alexnet_client.events import Listener, SharedMemoryFallback
-from alexnet_client.regions import DIRECTORY, NAME, Region, Regions, sweep
-from alexnet_client.registration import RegisteringTransport
+from alexnet_client.files import reason
+from alexnet_client.shared_memory_regions import NAME, Region, RegionPool, remove_stale_regions
+from alexnet_client.transport import Transport
 
-LOOK_EVERY_S = 0.25
-"""Between two looks at the quarantine."""
-CALL_S, CLOSE_S = 1.0, 2.0
-"""For an administrative call that nobody waits for; for all of those in ``close``."""
-REST_S = 1.0
-"""After a region was refused, until the next is asked for."""
+UNREGISTER_TIMEOUT_S = 1.0
+"""Timeout of an unregister call in the background, seconds."""
 _UNKNOWN = "Unable to find shared memory region"
-"""What Triton 2.51 says, as NOT_FOUND, of a region it does not know: it has been started again."""
+"""Message of Triton 2.51 (NOT_FOUND) for an unknown region: the server was restarted."""
 
 
-class SharedTransport(RegisteringTransport):
-    """A server that reads pixels from this process's memory. Made inside a running event loop; must be closed.
+class SharedMemoryTransport(Transport):
+    """A server that reads pixels from the memory of this process. Create it in a running event loop and close it.
 
-    Until one region was registered, whatever prevents it is raised: shared memory was asked for. Afterwards a request goes
-    over the wire if there is no region for it.
+    Errors are raised until one region was registered, because the user requested shared memory. After that, a request falls
+    back to the gRPC payload if there is no region for it.
 
     Args:
-        target: host:port, of a server that this user's launcher started on this machine.
-        connection: how it is reached.
-        on_event: told when a request goes over the wire instead.
-        directory: where shared memory is.
+        target: host:port of a server on this machine that the launcher of the same user started.
+        connection: options of the gRPC channel.
+        on_event: receives an event for each fallback.
+        regions: pool of regions.
+        cleanup_interval_s: time between two attempts to unregister regions in quarantine, seconds.
+        close_timeout_s: limit of the time in ``close``, seconds.
+        retry_interval_s: time from a rejected registration to the next attempt, seconds.
 
     Raises:
-        BadInput: the target may be another machine's.
+        BadInput: the target may be on another machine.
     """
 
     def __init__(
@@ -62,141 +63,171 @@ class SharedTransport(RegisteringTransport):
         connection: Connection | None = None,
         *,
         on_event: Listener = lambda event: None,
-        directory: Path = DIRECTORY,
+        regions: RegionPool | None = None,
+        cleanup_interval_s: float = 0.25,
+        close_timeout_s: float = 2.0,
+        retry_interval_s: float = 1.0,
     ) -> None:
+        self._loopback_address = loopback_address(target)
         super().__init__(target, connection)
-        self.regions = Regions(directory)
-        self._on_event, self._directory = on_event, directory
-        self._proven = self._closing = False
-        self._rests_until_s = 0.0
-        self._lost: list[str] = []
-        self._clearing: asyncio.Task[None] | None = None
-        sweep(directory)
+        self.regions = regions or RegionPool()
+        self._on_event = on_event
+        self._cleanup_interval_s, self._close_timeout_s = cleanup_interval_s, close_timeout_s
+        self._retry_interval_s, self._retry_at_s = retry_interval_s, 0.0
+        self._works = self._closing = False
+        self._orphans: list[str] = []
+        self._cleanup: asyncio.Task[None] | None = None
+        remove_stale_regions(self.regions.directory)
 
     async def lease(self, parts: Sequence[Array], deadline: Deadline) -> Lease | None:
-        """A region that holds the arrays, one after the other; None if they must go over the wire.
+        """Write the arrays to a region, one after the other; None if the request must carry them in its payload.
 
         Raises:
-            BadInput: they are no pixels, or no region was ever registered and this one is refused.
-            ClientError: no region was ever registered, and the server does not answer.
+            BadInput: the arrays are not pixels, or the first region was rejected.
+            ClientError: the registration of the first region failed.
         """
         if parts[0].dtype.hasobject:
-            raise BadInput("shared memory is for pixels; ask a model that reads files without shared_memory")
-        region, reason = None, "rejected"
-        if not self._closing and not (self._proven and time.monotonic() < self._rests_until_s):
+            raise BadInput("shared memory supports pixels only; use a model that reads files without shared_memory")
+        region, cause = None, "rejected"
+        if not self._closing and not (self._works and time.monotonic() < self._retry_at_s):
             try:
-                region, reason = await self._known(sum(part.nbytes for part in parts), deadline), "full"
+                region, cause = await self._registered_region(sum(part.nbytes for part in parts), deadline), "full"
             except ClientError:
-                if not self._proven:
+                if not self._works:
                     raise
         if region is None:
-            self._on_event(SharedMemoryFallback(self.target, reason))
+            self._on_event(SharedMemoryFallback(self.target, cause))
             return None
         region.write(parts)
         return Lease(self, region)
 
-    async def introduce(self, region: Region, deadline: Deadline) -> None:
-        """Have the server know a leased region.
+    async def register(self, region: Region, deadline: Deadline) -> None:
+        """Register a leased region on the server.
 
         Raises:
-            BadInput: it refuses to.
-            ClientError: it does not answer.
+            BadInput: the administration key is missing or wrong, or the server has another /dev/shm.
+            ClientError: the call failed.
         """
         region.registered = False
+        request = service_pb2.SystemSharedMemoryRegisterRequest(
+            name=region.name, key=f"/{region.name}", byte_size=region.size
+        )
         try:
-            await self.register(region.name, region.size, deadline)
+            await self._admin_call(self._stub.SystemSharedMemoryRegister, request, deadline)
+        except ServerFault as error:
+            self._postpone_registrations()
+            raise BadInput(
+                f"{self.target}: the server cannot open shared memory of this machine, so it runs elsewhere (in a container "
+                f"or behind a forwarded port); connect without shared_memory ({error})"
+            ) from None
         except BadInput:
-            self._rest()
+            self._postpone_registrations()
             raise
         if self._closing:
             raise Closed(f"{self.target}: this client is closed")
         region.registered = True
 
-    def end(self, region: Region, *, well: bool) -> None:
-        """A lease is over; ``well``: with a good answer, so that the server is done with the region."""
-        self.regions.end(region, well=well)
-        self._clear()
+    async def unregister(self, name: str, deadline: Deadline) -> bool:
+        """Unregister a region; false if a request still uses it. Raises ``ClientError``."""
+        assert name, "Triton unregisters all regions, also those of other clients, if the name is empty"
+        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
+        try:
+            await self._admin_call(self._stub.SystemSharedMemoryUnregister, request, deadline)
+        except ServerFault:
+            return False
+        return True
+
+    def release(self, region: Region, *, reusable: bool) -> None:
+        """End a lease. ``reusable``: the server responded, so it does not read the region any more."""
+        self.regions.release(region, reusable=reusable)
+        self._start_cleanup()
 
     async def close(self) -> None:
-        """Have the server unregister the regions, waiting a little for those it reads; unlink them; close the channel."""
+        """Unregister and unlink all regions, then close the channel."""
         self._closing = True
-        deadline = Deadline.after(CLOSE_S)
+        deadline = Deadline.after(self._close_timeout_s)
         try:
-            if self._clearing is not None:
-                self._clearing.cancel()
-                await asyncio.wait({self._clearing})
+            if self._cleanup is not None:
+                self._cleanup.cancel()
+                await asyncio.wait({self._cleanup})
             with suppress(ClientError):
                 for region in self.regions.all:
-                    while not await self.unregister(region.name, deadline):  # noqa: ASYNC110  Triton tells nobody
+                    while not await self.unregister(region.name, deadline):  # noqa: ASYNC110  Triton sends no event
                         await asyncio.sleep(0.02)
         finally:
             for region in self.regions.all:
-                self.regions.drop(region)
+                self.regions.remove(region)
             await super().close()
 
-    async def _known(self, nbytes: int, deadline: Deadline) -> Region | None:
-        """Lease a region that the server knows."""
+    async def _admin_call(self, method: Any, request: Any, deadline: Deadline) -> Any:
+        """The key is read for each call because the launcher creates a new one at each start."""
+        return await self._call(method, request, deadline, admin_metadata(self._loopback_address))
+
+    async def _registered_region(self, nbytes: int, deadline: Deadline) -> Region | None:
         try:
-            region = self.regions.take(nbytes)
+            region = self.regions.lease(nbytes)
         except OSError as error:
-            self._rest()
-            cause = (error.strerror or str(error)).lower()
-            raise BadInput(f"{self._directory}: no shared memory to be had ({cause}); make room there") from None
-        self._clear()  # it may have put one away to make room
+            self._postpone_registrations()
+            raise BadInput(
+                f"{self.regions.directory}: cannot create shared memory ({reason(error)}); free some space there"
+            ) from None
+        self._start_cleanup()  # ``lease`` may have put a region into quarantine
         if region is not None and not region.registered:
             try:
-                await self.introduce(region, deadline)
-                if not self._proven:
-                    self._proven = True
-                    await self._find_lost(deadline)
-            except BadInput:  # the server was not asked, or has refused
-                self.regions.drop(region)
+                await self.register(region, deadline)
+                if not self._works:
+                    self._works = True
+                    await self._find_orphans(deadline)
+            except BadInput:  # the server has not mapped it
+                self.regions.remove(region)
                 raise
             except BaseException:  # the server may have mapped it
-                self.end(region, well=False)
+                self.release(region, reusable=False)
                 raise
         return region
 
-    async def _find_lost(self, deadline: Deadline) -> None:
-        """Find regions in the server whose files are gone: their clients were killed, or could not wait for it."""
+    async def _find_orphans(self, deadline: Deadline) -> None:
+        """Find regions on the server whose files do not exist: their clients were killed, or did not wait for the server."""
+        request = service_pb2.SystemSharedMemoryStatusRequest()
         with suppress(ClientError):
-            names = await self.registered(deadline)
-            self._lost = [name for name in names if NAME.fullmatch(name) and not (self._directory / name).exists()]
-            self._clear()
+            names = (await self._admin_call(self._stub.SystemSharedMemoryStatus, request, deadline)).regions
+            self._orphans = [
+                name for name in names if NAME.fullmatch(name) and not (self.regions.directory / name).exists()
+            ]
+            self._start_cleanup()
 
-    def _clear(self) -> None:
-        """See to it that regions in quarantine and lost ones are unregistered."""
-        idle = self._clearing is None or self._clearing.done()
-        if idle and (self._lost or self.regions.quarantined) and not self._closing:
-            self._clearing = asyncio.create_task(self._unregister_all(), name="alexnet-client clears shared memory")
+    def _start_cleanup(self) -> None:
+        idle = self._cleanup is None or self._cleanup.done()
+        if idle and (self._orphans or self.regions.quarantined) and not self._closing:
+            self._cleanup = asyncio.create_task(self._clean_up(), name="alexnet-client shared memory cleanup")
 
-    async def _unregister_all(self) -> None:
-        while self._lost or self.regions.quarantined:
-            await asyncio.sleep(LOOK_EVERY_S)
-            self._lost = [name for name in self._lost if not await self._forgotten(name)]
+    async def _clean_up(self) -> None:
+        """Unregister regions in quarantine and orphans until none is left."""
+        while self._orphans or self.regions.quarantined:
+            await asyncio.sleep(self._cleanup_interval_s)
+            self._orphans = [name for name in self._orphans if not await self._try_unregister(name)]
             for region in list(self.regions.quarantined):
-                if await self._forgotten(region.name):
-                    self.regions.drop(region)
+                if await self._try_unregister(region.name):
+                    self.regions.remove(region)
 
-    async def _forgotten(self, name: str) -> bool:
-        """Whether the server does not know the region any more; if it does not answer, it is asked again."""
+    async def _try_unregister(self, name: str) -> bool:
         with suppress(ClientError):
-            return await self.unregister(name, Deadline.after(CALL_S))
+            return await self.unregister(name, Deadline.after(UNREGISTER_TIMEOUT_S))
         return False
 
-    def _rest(self) -> None:
-        self._rests_until_s = time.monotonic() + REST_S
+    def _postpone_registrations(self) -> None:
+        self._retry_at_s = time.monotonic() + self._retry_interval_s
 
 
 class Lease:
-    """A region with the tensor of one request in it. ``infer`` must be called, and gives it back."""
+    """A region with the tensor of one request. ``infer`` must be called; it ends the lease."""
 
-    def __init__(self, transport: SharedTransport, region: Region) -> None:
+    def __init__(self, transport: SharedMemoryTransport, region: Region) -> None:
         self._transport, self._region = transport, region
 
     @property
     def name(self) -> str:
-        """Of the region, for the request."""
+        """Name of the region, for the request."""
         return self._region.name
 
     async def infer(
@@ -205,26 +236,30 @@ class Lease:
         deadline: Deadline,
         metadata: tuple[tuple[str, str], ...] = (),
         *,
-        by_wire: Callable[[], bytes],
+        encode_payload: Callable[[], bytes],
     ) -> service_pb2.ModelInferResponse:
-        """Run the request; raises ``ClientError``.
+        """Run the request. Raises ``ClientError``.
 
         Args:
-            request: names the region.
-            deadline: of the request, and of having the region registered again by a server that was started again.
-            metadata: sent with it.
-            by_wire: makes the request that carries the tensor, for a server that registers none now.
+            request: contains the name of the region.
+            deadline: of the request, including a new registration of the region if the server was restarted.
+            metadata: of the request.
+            encode_payload: encodes the request with the tensor in its payload, in case the server rejects the region.
         """
-        well = False
+        reusable = False
         try:
-            answer = await self._infer(request, deadline, metadata, by_wire)
-            well = True
-            return answer
+            response = await self._infer(request, deadline, metadata, encode_payload)
+            reusable = True
+            return response
         finally:
-            self._transport.end(self._region, well=well)
+            self._transport.release(self._region, reusable=reusable)
 
     async def _infer(
-        self, request: bytes, deadline: Deadline, metadata: tuple[tuple[str, str], ...], by_wire: Callable[[], bytes]
+        self,
+        request: bytes,
+        deadline: Deadline,
+        metadata: tuple[tuple[str, str], ...],
+        encode_payload: Callable[[], bytes],
     ) -> service_pb2.ModelInferResponse:
         try:
             return await self._transport.infer(request, deadline, metadata)
@@ -232,7 +267,7 @@ class Lease:
             if _UNKNOWN not in str(error):
                 raise
         try:
-            await self._transport.introduce(self._region, deadline)
+            await self._transport.register(self._region, deadline)
         except BadInput:
-            request = by_wire()
+            request = encode_payload()
         return await self._transport.infer(request, deadline, metadata)

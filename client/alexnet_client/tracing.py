@@ -1,7 +1,7 @@
-"""Spans of calls and batches, and the W3C context that makes the server's spans their children.
+"""OpenTelemetry spans of calls and batches, and the W3C trace context for the server.
 
-The only module that imports OpenTelemetry, and only its interface; nothing else here may import this one at run time, so
-that a client without tracing does not need the package.
+The only module that imports OpenTelemetry, and only its API package. No other module imports this one at run time, so that a
+client without tracing does not need the package.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ except ImportError as missing:
 
 
 class Tracing:
-    """What a client does, as spans.
+    """Creates the spans of a client.
 
-    Each call is a span in its caller's trace. Each batch is one as well: of kind "client", with a link to every call in
-    it. A span has one parent, so a batch joins the trace of its first call that is sampled: a sampler that asks the
-    parent, as is usual, then keeps the batches of the calls it keeps. The other calls are given a link to the batch.
-    Times in the queue are what lies between the start of a call's span and that of its batch.
+    Each call has a span in the trace of its caller. Each batch has a span of kind "client" with a link to every call in it. A
+    span has only one parent, so a batch belongs to the trace of its first sampled call; a parent-based sampler then keeps the
+    batches of the calls that it keeps. The other calls get a link to the batch. The time in the queue is the time between the
+    start of a call's span and the start of its batch's span.
 
     Args:
-        provider: makes the tracer; None for the one that is set for the whole process.
+        provider: creates the tracer; None for the global provider.
     """
 
     def __init__(self, provider: trace.TracerProvider | None = None) -> None:
@@ -36,7 +36,7 @@ class Tracing:
 
     @contextmanager
     def call(self, name: str, *, model: str, images: int) -> Iterator[None]:
-        """A caller's span, under whatever span is current in its task.
+        """The span of a call, a child of the current span.
 
         Args:
             name: of the method, such as "classify".
@@ -50,38 +50,38 @@ class Tracing:
         ):
             yield
 
-    def caller(self) -> trace.Span:
-        """The span of the call that the running task works for."""
+    def current_span(self) -> trace.Span:
+        """The span of the call in the running task."""
         return trace.get_current_span()
 
     @contextmanager
-    def batch(self, callers: Sequence[trace.Span], *, images: int) -> Iterator[None]:
-        """The span of one request, with all its attempts.
+    def batch(self, calls: Sequence[trace.Span], *, images: int) -> Iterator[None]:
+        """The span of one batch with all its attempts.
 
         Args:
-            callers: spans of the calls in it, as ``caller`` gave them.
+            calls: spans of the calls in it.
             images: in the batch.
         """
-        callers = [each for each in callers if each.get_span_context().is_valid]
-        parent = max(callers, key=lambda each: each.get_span_context().trace_flags.sampled, default=trace.INVALID_SPAN)
+        calls = [each for each in calls if each.get_span_context().is_valid]
+        parent = max(calls, key=lambda each: each.get_span_context().trace_flags.sampled, default=trace.INVALID_SPAN)
         with (
             self._tracer.start_as_current_span(
                 "alexnet batch",
-                # The task that sends a batch inherits the context of any one caller, whose baggage is not the batch's.
+                # The task that sends a batch inherits the context of an arbitrary call; its baggage must not be used.
                 trace.set_span_in_context(parent, Context()),
                 kind=trace.SpanKind.CLIENT,
-                attributes={"alexnet.images": images, "alexnet.callers": len(callers)},
-                links=[trace.Link(each.get_span_context()) for each in callers],
+                attributes={"alexnet.images": images, "alexnet.calls": len(calls)},
+                links=[trace.Link(each.get_span_context()) for each in calls],
             ) as span,
             _mark_cancelled_as_error(span),
         ):
-            for each in callers:
+            for each in calls:
                 if each is not parent and each.is_recording():
                     each.add_link(span.get_span_context())
             yield
 
     def attempt(self, replica: str) -> tuple[tuple[str, str], ...]:
-        """Metadata of an attempt within ``batch``, ``traceparent`` and ``tracestate``; the span names the replica."""
+        """Add an attempt to the span of the batch; returns its metadata, ``traceparent`` and ``tracestate``."""
         trace.get_current_span().add_event("attempt", {"alexnet.replica": replica})
         carrier: dict[str, str] = {}
         self._w3c.inject(carrier)
@@ -90,7 +90,7 @@ class Tracing:
 
 @contextmanager
 def _mark_cancelled_as_error(span: trace.Span) -> Iterator[None]:
-    """OpenTelemetry records what is an ``Exception``; a cancellation is none, and its span would look like a success."""
+    """OpenTelemetry records only an ``Exception``; a cancellation is none, so its span would look successful."""
     try:
         yield
     except asyncio.CancelledError:

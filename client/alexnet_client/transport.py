@@ -1,12 +1,8 @@
-"""The gRPC channel to one server, and the only place that sees gRPC status codes.
-
-Everything above this module catches ``alexnet_client.errors``; ``error_from_status`` is the border.
-"""
+"""The gRPC channel to one server. The only module that handles gRPC status codes; all others use ``alexnet_client.errors``."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from typing import Any
 
 import grpc
@@ -27,14 +23,14 @@ from alexnet_client.errors import (
 )
 
 _OVERLOAD = ("exceeds maximum queue size", "request timeout expired")
-"""Triton 2.51 says UNAVAILABLE for a full queue and for an expired queue timeout: only the text tells them from a
-server that is gone (core's scheduler_utils.cc and dynamic_batch_scheduler.cc)."""
+"""Triton 2.51 returns UNAVAILABLE for a full queue and for an expired queue timeout. Only the message distinguishes them from a
+server that does not respond (scheduler_utils.cc and dynamic_batch_scheduler.cc in triton-inference-server/core)."""
 _STOPPING = "has no available versions"
-"""What Triton 2.51 says, as NOT_FOUND, of a model it has unloaded because it is stopping."""
+"""Message of Triton 2.51 (NOT_FOUND) for a model that was unloaded because the server is stopping."""
 _BAD_INPUT: dict[grpc.StatusCode, type[BadInput]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadInput,
     grpc.StatusCode.OUT_OF_RANGE: BadInput,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: BadInput,  # a message over a size limit
+    grpc.StatusCode.RESOURCE_EXHAUSTED: BadInput,  # the message exceeds a size limit
     grpc.StatusCode.NOT_FOUND: RequestRejected,
     grpc.StatusCode.FAILED_PRECONDITION: RequestRejected,
     grpc.StatusCode.ALREADY_EXISTS: RequestRejected,
@@ -45,24 +41,26 @@ _BAD_INPUT: dict[grpc.StatusCode, type[BadInput]] = {
 
 
 def error_from_status(code: grpc.StatusCode, details: str, target: str, timeout_s: float) -> ClientError:
-    """The exception for a failed call: what the caller can do about it, not how gRPC names it."""
-    said = details.removeprefix("[request id: <id_unknown>] ").strip() or code.name
+    """Convert the status of a failed call to an exception."""
+    message = details.removeprefix("[request id: <id_unknown>] ").strip() or code.name
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded(f"{target}: no answer within {timeout_s:g} s")
-    if code is grpc.StatusCode.UNAVAILABLE or _STOPPING in said:
-        return _unavailable(said, target)
+        return DeadlineExceeded(f"{target}: no response within {timeout_s:g} s")
+    if code is grpc.StatusCode.UNAVAILABLE or _STOPPING in message:
+        return _unavailable(message, target)
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        said = f"the server there does not speak the V2 inference protocol, or lacks this call ({said})"
-    return _BAD_INPUT.get(code, ServerFault)(f"{target}: {said}")
+        message = f"the server does not implement the V2 inference protocol, or not this call ({message})"
+    return _BAD_INPUT.get(code, ServerFault)(f"{target}: {message}")
 
 
-def _unavailable(said: str, target: str) -> ClientError:
-    """Triton gives one code four meanings; only the text tells them apart."""
-    if any(text in said.lower() for text in _OVERLOAD):
-        return Overloaded(f"{target}: {said}")
-    if "protocol is restricted" in said.lower():
-        return RequestRejected(f"{target}: that call needs the server's administration key ({said})")
-    return Unavailable(f"{target}: no server answers there, or it is stopping; start one or check the address ({said})")
+def _unavailable(message: str, target: str) -> ClientError:
+    """Triton uses UNAVAILABLE for four causes; only the message distinguishes them."""
+    if any(text in message.lower() for text in _OVERLOAD):
+        return Overloaded(f"{target}: {message}")
+    if "protocol is restricted" in message.lower():
+        return RequestRejected(f"{target}: this call requires the administration key of the server ({message})")
+    return Unavailable(
+        f"{target}: no server responds, or it is stopping; start a server or check the address ({message})"
+    )
 
 
 def _to_bytes(request: service_pb2.ModelInferRequest | bytes) -> bytes:
@@ -70,22 +68,18 @@ def _to_bytes(request: service_pb2.ModelInferRequest | bytes) -> bytes:
 
 
 class Transport:
-    """One server, or several behind one of gRPC's names. Made inside a running event loop; must be closed."""
+    """A channel to one server. Create it in a running event loop and close it."""
 
     def __init__(self, target: str, connection: Connection | None = None) -> None:
         self.target, connection = target, connection or Connection()
         self._metadata = connection.metadata
-        self._channels = [connection.open(target) for _ in range(connection.channels)]
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels[0])
-        infer = [
-            channel.unary_unary(
-                "/inference.GRPCInferenceService/ModelInfer",
-                request_serializer=_to_bytes,
-                response_deserializer=service_pb2.ModelInferResponse.FromString,
-            )
-            for channel in self._channels
-        ]
-        self._infer = itertools.cycle(infer)
+        self._channel = connection.open(target)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._infer: Any = self._channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=_to_bytes,
+            response_deserializer=service_pb2.ModelInferResponse.FromString,
+        )
         self._closed = False
 
     async def infer(
@@ -94,15 +88,15 @@ class Transport:
         deadline: Deadline,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> service_pb2.ModelInferResponse:
-        """Run one inference request, a message or its bytes; raises ``ClientError``."""
-        return await self._call(next(self._infer), request, deadline, metadata)
+        """Run one inference request, a message or its bytes. Raises ``ClientError``."""
+        return await self._call(self._infer, request, deadline, metadata)
 
     async def ready(self, deadline: Deadline) -> bool:
         """Whether the server and all its models are ready."""
         return bool((await self._call(self._stub.ServerReady, service_pb2.ServerReadyRequest(), deadline)).ready)
 
     async def model_ready(self, model: str, deadline: Deadline, *, version: str = "") -> bool:
-        """Whether one model is ready, or one version of it."""
+        """Whether a model, or one version of it, is ready."""
         request = service_pb2.ModelReadyRequest(name=model, version=version)
         return bool((await self._call(self._stub.ModelReady, request, deadline)).ready)
 
@@ -116,14 +110,13 @@ class Transport:
         return await self._call(self._stub.ModelMetadata, request, deadline)
 
     async def model_config(self, model: str, deadline: Deadline) -> service_pb2.ModelConfigResponse:
-        """The model's configuration as the server runs it."""
+        """Configuration of a model on the server."""
         return await self._call(self._stub.ModelConfig, service_pb2.ModelConfigRequest(name=model), deadline)
 
     async def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
         self._closed = True
-        for channel in self._channels:
-            await channel.close(None)
+        await self._channel.close(None)
 
     @property
     def closed(self) -> bool:
@@ -142,7 +135,7 @@ class Transport:
             raise error_from_status(error.code(), error.details() or "", self.target, deadline.timeout_s) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            # Closing cancels the call, and not the task that waits for it.
+            # Closing the channel cancels the call, but not the task that awaits it.
             if self.closed and task is not None and not task.cancelling():
                 raise Closed(f"{self.target}: this client is closed") from None
             raise

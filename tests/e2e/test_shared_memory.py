@@ -22,7 +22,7 @@ from alexnet_client.admin import admin_metadata
 from alexnet_client.batching import BatchOptions
 from alexnet_client.errors import ClientError, DeadlineExceeded
 from alexnet_client.events import SharedMemoryFallback
-from alexnet_client.regions import MOST_REGIONS
+from alexnet_client.shared_memory_regions import MAX_REGIONS
 
 PATIENCE_S = 30
 SHM = Path("/dev/shm")
@@ -126,7 +126,7 @@ async def give_up_again_and_again(server, images):
             task.cancel()
         await asyncio.gather(*hurried, return_exceptions=True)
     assert outcomes == [True] * 8 * CALLS
-    assert len(seen) > MOST_REGIONS, "regions were given up and made anew"
+    assert len(seen) > MAX_REGIONS, "regions were given up and made anew"
     assert not regions(os.getpid())
     assert not await known(server.target)
     assert server.triton().pid == triton, "it was not started again"

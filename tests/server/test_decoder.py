@@ -67,7 +67,7 @@ def test_requests_of_one_and_of_several_files_get_their_pixels_in_order(decoder)
     ("bad", "code", "says"),
     [
         (Request(b"not an image"), "INVALID_ARG", "image: not a JPEG, PNG or WebP image"),
-        (Request(encoded(300, 300)[:200]), "INVALID_ARG", "looks damaged"),
+        (Request(encoded(300, 300)[:200]), "INVALID_ARG", "the file is damaged"),
         (Request(encoded(30, 30), b"", encoded(30, 30)), "INVALID_ARG", "image 2 of 3: not a JPEG"),
         (Request(encoded(500, 500)), "INVALID_ARG", "image: 500 x 500 pixels, the limit is 100,000"),
         (Request(bytes(20_000)), "INVALID_ARG", "image: 20,000 bytes, the limit is 10,000"),
@@ -98,7 +98,7 @@ def test_a_damaged_file_leaves_no_half_decoded_image_for_the_garbage_collector(d
     gc.disable()
     try:
         answers = model.execute([Request(damaged) for _ in range(5)])
-        assert all("looks damaged" in answer.error.text for answer in answers)
+        assert all("the file is damaged" in answer.error.text for answer in answers)
         assert not [each for each in gc.get_objects() if type(each) is JpegImageFile]
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""A V2 inference server for the tests of what uses the client: ``FakeServer`` and its script."""
+"""A fake V2 inference server for tests of programs that use the client."""
 
 from alexnet_client.fake.script import Received, Step
 from alexnet_client.fake.server import FakeServer

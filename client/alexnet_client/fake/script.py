@@ -1,4 +1,4 @@
-"""What a fake server notes of a request, and what it is told to do with it."""
+"""What the fake server records of a request, and the instructions for its response."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 
 Call: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Refusal: TypeAlias = tuple[grpc.StatusCode, str]
+Status: TypeAlias = tuple[grpc.StatusCode, str]
 CLASSES = "classification"
-"""The parameter of an output that asks for class names instead (Triton's classification extension)."""
+"""Parameter of an output that requests class names instead of a tensor (classification extension of Triton)."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Received:
     """An inference request without its images.
 
     Attributes:
-        model_version: the release that was asked for; empty for any.
-        input_name: of the first tensor.
-        images: in that tensor.
-        nbytes: of all contents.
-        asks_labels: whether class names were asked for instead of tensors.
+        model_version: requested version; empty for any.
+        input_name: name of the first input tensor.
+        images: number of images in this tensor.
+        nbytes: size of all contents.
+        asks_labels: the request asks for class names instead of tensors.
         parameters: such as ``{"timeout": 200_000}``, microseconds.
-        metadata: what came with the call.
+        metadata: gRPC metadata of the call.
     """
 
     model_version: str
@@ -40,25 +40,25 @@ class Received:
 
 @dataclass(frozen=True)
 class Step:
-    """What becomes of an inference request; the default is a right answer.
+    """Instructions for one inference request; the default is a correct response.
 
     Attributes:
-        delay_s: on top of the server's own, seconds.
-        fail: status and text to answer with.
-        mangle: changes the answer (a ``ModelInferResponse``) before it is sent.
-        hang: never answer.
-        cut: drop the connection it came on, with all that is in flight there.
+        delay_s: added to the delay of the server, seconds.
+        fail: status code and message of the response.
+        mangle: modifies the response (a ``ModelInferResponse``) before it is sent.
+        hang: never respond.
+        cut: close the connection of the request, with all calls in flight on it.
     """
 
     delay_s: float = 0.0
-    fail: Refusal | None = None
+    fail: Status | None = None
     mangle: Callable[[Any], None] = lambda response: None
     hang: bool = False
     cut: bool = False
 
 
 def record(request: Any, call: Call) -> Received:
-    """The note of an inference request."""
+    """The record of an inference request."""
     parameters = {name: getattr(each, each.WhichOneof("parameter_choice")) for name, each in request.parameters.items()}
     first = request.inputs[0] if request.inputs else None
     return Received(

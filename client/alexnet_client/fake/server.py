@@ -1,10 +1,10 @@
-"""``FakeServer``: a V2 inference server for the tests of what uses the client, yours as well as ours.
+"""``FakeServer``: a fake V2 inference server for tests.
 
-It speaks real gRPC on 127.0.0.1 and does on demand what a real server does too rarely: it is slow, fails, hangs, goes
-away, comes back. It runs no network: an image's class is the red of its first pixel, modulo the number of classes, so
-that a test sees which image an answer belongs to. It never imports ``codec``, which it is there to test.
+It uses real gRPC on 127.0.0.1 and simulates rare situations on demand: slow responses, failures, hanging requests, restarts. It
+runs no network: the class of an image is the red value of its first pixel, modulo the number of classes, so that tests can match
+results and images. It never imports ``codec``, because it is used to test it.
 """
-# ruff: noqa: N802  the protocol names its calls
+# ruff: noqa: N802  the protocol defines the names of the calls
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from alexnet_client.connection import MAX_MESSAGE_BYTES
-from alexnet_client.errors import ImageError
-from alexnet_client.fake.answers import answer
-from alexnet_client.fake.script import Call, Received, Refusal, Step, record
+from alexnet_client.errors import BadInput, ImageError
+from alexnet_client.fake.model import respond
+from alexnet_client.fake.script import Call, Received, Status, Step, record
 from alexnet_client.images import CROP
 
 T = TypeVar("T")
 TENSORS = ("logits", "probabilities")
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),  # else two servers on one port share the calls, and nobody notices
+    ("grpc.so_reuseport", 0),  # otherwise two servers on one port would share the calls
 )
 QUEUE_FULL = grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size"
-"""What Triton 2.51 says of a full queue."""
+"""Status of Triton 2.51 for a full queue."""
 
 
 class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has no types
-    """A scripted server. Without an event loop: ``with FakeServer().in_thread() as server``.
+    """A fake server. Without an event loop: ``with FakeServer().in_thread() as server``.
 
         async with FakeServer(labels=("cat", "dog")) as server, Client(server.target) as client:
-            server.next(Step(fail=(grpc.StatusCode.INTERNAL, "out of cheese")), times=2)
+            server.next(Step(fail=(grpc.StatusCode.INTERNAL, "out of memory")), times=2)
 
-    Attributes, which may be set at any time and from any thread:
-        version: of the release that serves.
-        ready: what health checks are told.
-        outputs: what the model says its tensors are named.
-        delay_s: what an inference takes, seconds.
-        at_once: inferences that are worked on at a time; the others wait in a queue; 0 for all.
-        queue_size: requests in that queue, more are refused as Triton does; 0 for no limit.
+    Attributes that may be set at any time and from any thread:
+        version: version of the model.
+        ready: response of health checks.
+        outputs: names of the outputs in the model's metadata.
+        delay_s: duration of an inference, seconds.
+        at_once: number of concurrent inferences; other requests are queued; 0 for no limit.
+        queue_size: number of queued requests; more are rejected as by Triton; 0 for no limit.
         fail, mangle, hang: as in ``Step``, for each request.
-        choose: gives the step of each request instead; what ``next`` was given comes first.
+        choose: returns the step of a request, instead of ``fail``, ``mangle`` and ``hang``; steps of ``next`` are used first.
 
-    Attributes to be read:
-        requests: the latest 10,000 inference requests; the client's questions for labels are among them.
-        working, queued: inferences that are worked on, and that wait.
+    Attributes to read:
+        requests: the latest 10,000 inference requests, including the requests for labels.
+        working, queued: number of inferences in progress and of queued requests.
 
     Args:
         labels: class names.
-        max_batch_size: images that a request may hold.
-        model: its name.
+        max_batch_size: largest number of images per request.
+        model: name of the model.
         encoded: the model reads image files instead of pixels.
-        port: of 127.0.0.1; 0 for a free one, which is kept over ``stop`` and ``start``.
+        port: on 127.0.0.1; 0 for a free one, which ``stop`` and ``start`` keep.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         port: int = 0,
     ) -> None:
         self.labels, self.max_batch_size, self.model, self.port = tuple(labels), max_batch_size, model, port
-        # The real model says "image": a client that does not ask for the name is found out.
+        # The input of the real model is "image": another name detects clients that do not fetch it.
         self._input = ("encoded_image", "BYTES", [1]) if encoded else ("pixels", "UINT8", [CROP, CROP, 3])
         self.version, self.ready, self.outputs = "1", True, TENSORS
         self.delay_s, self.at_once, self.queue_size = 0.0, 0, 0
-        self.fail: Refusal | None = None
+        self.fail: Status | None = None
         self.mangle: Callable[[Any], None] = lambda response: None
         self.hang = False
         self.choose: Callable[[Received], Step] = lambda _: Step(fail=self.fail, mangle=self.mangle, hang=self.hang)
@@ -107,15 +107,18 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         await self.stop()
 
     async def start(self) -> None:
-        """Listen; after ``stop``, on the same port again. Raises ``RuntimeError`` if it is taken."""
+        """Listen; after ``stop``, on the same port again. Raises ``BadInput`` if the port is in use."""
         self._loop = asyncio.get_running_loop()
         self._server = grpc.aio.server(options=OPTIONS)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(self.target)
+        try:
+            self.port = self._server.add_insecure_port(self.target)
+        except RuntimeError as error:
+            raise BadInput(f"{self.target}: cannot listen there, the port is in use") from error
         await self._server.start()
 
     async def stop(self, *, grace_s: float = 0.0) -> None:
-        """Listen no more. Calls in flight have ``grace_s`` seconds; with none it is as if the process was killed."""
+        """Stop listening. Calls in flight have ``grace_s`` seconds to end; 0 simulates a killed process."""
         server, self._server = self._server, None
         if server is not None:
             if not grace_s:
@@ -124,7 +127,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     @contextmanager
     def in_thread(self) -> Iterator[Self]:
-        """Run it in an event loop on a thread of its own."""
+        """Run the server in an event loop on its own thread."""
         runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = loop = runner.get_loop()
 
@@ -143,21 +146,21 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             thread.join()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do that in the server's loop, from another thread: ``server.run(server.stop())``."""
+        """Run a coroutine in the server's event loop, from another thread: ``server.run(server.stop())``."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def next(self, *steps: Step, times: int = 1) -> None:
-        """The next inference requests take these steps, one each, ``times`` times over."""
+        """Use these steps for the next inference requests, one each, repeated ``times`` times."""
         self._next.extend(steps * times)
 
     def cut(self, peer: str = "") -> None:
-        """Drop the connection to ``peer`` (as gRPC names it), or all, in the midst of what they carry.
+        """Close the connection to ``peer`` (gRPC's name of it), or all connections, with the calls in flight.
 
-        gRPC has no call for that: their sockets are those descriptors of this process that have the server's port.
+        gRPC has no function for this: the sockets are found among the descriptors of this process by the server's port.
         """
         for each in filter(Path.is_socket, Path("/dev/fd").iterdir()):
             with suppress(OSError), socket.fromfd(int(each.name), socket.AF_INET, socket.SOCK_STREAM) as found:
-                other = found.getpeername()[1:2]  # the one that listens has none, and raises
+                other = found.getpeername()[1:2]  # raises OSError for the listening socket
                 if found.getsockname()[1:2] == (self.port,) and (not peer or peer.endswith(f":{other[0]}")):
                     found.shutdown(socket.SHUT_RDWR)
 
@@ -174,7 +177,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return pb.ModelReadyResponse(ready=self.ready and request.name == self.model)
 
     async def ModelMetadata(self, request: Any, call: Call) -> Any:
-        await self._know(request.name, request.version, call)
+        await self._check_model(request.name, request.version, call)
         name, datatype, shape = self._input
         response = pb.ModelMetadataResponse(name=self.model, versions=[self.version])
         response.inputs.add(name=name, datatype=datatype, shape=[-1, *shape])
@@ -183,7 +186,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return response
 
     async def ModelConfig(self, request: Any, call: Call) -> Any:
-        await self._know(request.name, request.version, call)
+        await self._check_model(request.name, request.version, call)
         response = pb.ModelConfigResponse()
         response.config.name, response.config.max_batch_size = self.model, self.max_batch_size
         return response
@@ -194,7 +197,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         step = self._next.popleft() if self._next else self.choose(received)
         if self.queue_size and self._full and self.queued >= self.queue_size:
             await call.abort(*QUEUE_FULL)
-        async with self._place():
+        async with self._slot():
             await asyncio.sleep(self.delay_s + step.delay_s)
             if step.cut:
                 self.cut(call.peer())
@@ -202,10 +205,10 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 await asyncio.Event().wait()
         if step.fail is not None:
             await call.abort(*step.fail)
-        await self._know(request.model_name, request.model_version, call)
+        await self._check_model(request.model_name, request.model_version, call)
         try:
             self._check_tensors(request)
-            response = answer(request, version=self.version, labels=self.labels)
+            response = respond(request, version=self.version, labels=self.labels)
         except (ImageError, ValueError, struct.error) as error:
             await call.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         step.mangle(response)
@@ -216,8 +219,8 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return 0 < self.at_once <= self.working
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """One of the ``at_once``, as soon as it is free."""
+    async def _slot(self) -> AsyncIterator[None]:
+        """Wait for one of the ``at_once`` slots."""
         self.queued += 1
         try:
             async with self._freed:
@@ -232,16 +235,16 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             async with self._freed:
                 self._freed.notify_all()
 
-    async def _know(self, model: str, version: str, call: Call) -> None:
+    async def _check_model(self, model: str, version: str, call: Call) -> None:
         if model != self.model or version not in ("", self.version):
             of = f" version {version}" if version else ""
             await call.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{model}'{of} is not found")
 
     def _check_tensors(self, request: Any) -> None:
-        """Raises ``ValueError`` if others are sent or asked for than the model has."""
+        """Raise ``ValueError`` if the inputs or the requested outputs do not match the model."""
         found = [(each.name, each.datatype, list(each.shape[1:])) for each in request.inputs]
         wanted = [output.name for output in request.outputs]
         if found != [self._input] or len(request.raw_input_contents) != 1 or not set(wanted) <= set(TENSORS):
-            raise ValueError(f"the model reads {self._input} and gives {TENSORS}; this is {found} for {wanted}")
+            raise ValueError(f"expected {self._input} and outputs {TENSORS}, got {found} and {wanted}")
         if not 0 < request.inputs[0].shape[0] <= self.max_batch_size:
             raise ValueError(f"inference request batch-size must be <= {self.max_batch_size} for '{self.model}'")

@@ -1,4 +1,4 @@
-"""From what a user writes to addresses of replicas: a comma list, or a name whose addresses may change."""
+"""The addresses of the replicas: a list, or a DNS name whose addresses may change."""
 
 from __future__ import annotations
 
@@ -7,52 +7,48 @@ import socket
 from dataclasses import dataclass
 
 from alexnet_client.errors import BadInput, Unavailable
+from alexnet_client.files import reason
 
 DNS = "dns:///"
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Where the replicas are.
+    """The addresses of the replicas, or the name to look up.
 
     Attributes:
         text: as the user wrote it.
-        addresses: host:port of each, if they were listed.
-        name: host and port to look up otherwise; each of its addresses is a replica.
+        addresses: host:port of each replica, if the user listed them.
+        name: host and port to look up otherwise; each address of the host is a replica.
     """
 
     text: str
     addresses: tuple[str, ...]
     name: tuple[str, int] | None = None
 
-    @property
-    def grpc_name(self) -> str:
-        """All of them as one name for gRPC, which then balances by itself."""
-        return self.text if self.name is not None else f"ipv4:{','.join(self.addresses)}"
-
     async def resolve(self) -> list[str]:
-        """The addresses now.
+        """The current addresses, host:port.
 
         Raises:
-            Unavailable: the name has none.
+            Unavailable: the name has no address.
         """
         if self.name is None:
             return list(self.addresses)
         host, port = self.name
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:  # a label that is empty or too long is no Unicode for Python
-            cause = getattr(error, "strerror", None) or error
-            raise Unavailable(f"{self.text}: the name has no address ({cause}); check it") from None
+        except (OSError, UnicodeError) as error:  # Python reports an empty or too long label as UnicodeError
+            cause = reason(error) if isinstance(error, OSError) else str(error)
+            raise Unavailable(f"{self.text}: the name has no address ({cause}); check the name") from None
         hosts = sorted({str(each[4][0]) for each in found})
         return [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in hosts]
 
 
 def parse_targets(text: str) -> Targets:
-    """Read ``host:port``, ``host:port,host:port`` or ``dns:///host:port``.
+    """Parse ``host:port``, ``host:port,host:port`` or ``dns:///host:port``.
 
     Raises:
-        BadInput: it is none of these.
+        BadInput: the text has another form.
     """
     if text.startswith(DNS):
         return Targets(text, (), _host_and_port(text.removeprefix(DNS)))
@@ -60,7 +56,7 @@ def parse_targets(text: str) -> Targets:
     for each in addresses:
         _host_and_port(each)
     if len(set(addresses)) < len(addresses):
-        raise BadInput(f"{text}: an address is named twice")
+        raise BadInput(f"{text}: contains an address twice")
     return Targets(text, tuple(addresses))
 
 

@@ -1,4 +1,4 @@
-"""What a fake model answers: the class of an image is the red of its first pixel. Pure; it never imports ``codec``."""
+"""The fake model: the class of an image is the red value of its first pixel. It never imports ``codec``, which tests check."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from alexnet_client.fake.script import CLASSES
 from alexnet_client.images import load_pixels
 
 
-def answer(request: Any, *, version: str, labels: Sequence[str]) -> Any:
+def respond(request: Any, *, version: str, labels: Sequence[str]) -> Any:
     """The ``ModelInferResponse``: logits are 5 for the image's class and 0 for the others.
 
     Raises:
-        ValueError, struct.error, ImageError: the contents are not what their tensor says.
+        ValueError, struct.error, ImageError: the contents do not match the tensor.
     """
     reds = _reds(request)
     logits = np.zeros((len(reds), len(labels)), np.float32)
@@ -29,7 +29,7 @@ def answer(request: Any, *, version: str, labels: Sequence[str]) -> Any:
         values: npt.NDArray[Any] = tensors[output.name].astype("<f4")
         datatype, contents = "FP32", values.tobytes()
         if CLASSES in output.parameters:
-            values = _named(values, output.parameters[CLASSES].int64_param, labels)
+            values = _class_texts(values, output.parameters[CLASSES].int64_param, labels)
             datatype, contents = "BYTES", serialize_byte_tensor(values).item()
         response.outputs.add(name=output.name, datatype=datatype, shape=values.shape)
         response.raw_output_contents.append(contents)
@@ -37,7 +37,7 @@ def answer(request: Any, *, version: str, labels: Sequence[str]) -> Any:
 
 
 def _reds(request: Any) -> npt.NDArray[np.intp]:
-    """The red of each image's first pixel; raises if the contents are not what their tensor says."""
+    """The red value of the first pixel of each image."""
     tensor, contents = request.inputs[0], request.raw_input_contents[0]
     if tensor.datatype == "BYTES":
         first = np.array([load_pixels(file)[0, 0] for file in deserialize_bytes_tensor(contents)])
@@ -46,8 +46,8 @@ def _reds(request: Any) -> npt.NDArray[np.intp]:
     return first.reshape(tensor.shape[0], 3)[:, 0].astype(np.intp)
 
 
-def _named(values: npt.NDArray[np.float32], count: int, labels: Sequence[str]) -> npt.NDArray[np.object_]:
-    """The best ``count`` classes of each row as Triton writes them: ``value:index:label``."""
+def _class_texts(values: npt.NDArray[np.float32], count: int, labels: Sequence[str]) -> npt.NDArray[np.object_]:
+    """The best ``count`` classes of each row in Triton's format: ``value:index:label``."""
     best = np.argsort(-values, axis=1, kind="stable")[:, :count]
     rows = zip(values, best, strict=True)
     return np.array(

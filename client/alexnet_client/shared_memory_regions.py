@@ -1,4 +1,4 @@
-"""Regions of shared memory as files: made, leased, kept in quarantine, removed. Knows no server and no event loop."""
+"""Shared-memory regions as files: created, leased, quarantined, removed. No network, no event loop."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import numpy as np
 
 from alexnet_client.codec import Array
 
-DIRECTORY = Path("/dev/shm")  # noqa: S108  where glibc, and so Triton, looks for shared memory
+DIRECTORY = Path("/dev/shm")  # noqa: S108  where glibc, and therefore Triton, opens shared memory
 NAME = re.compile(r"alexnet-client-([1-9]\d{0,6})-[0-9a-f]{16}")
-"""Names of regions; the number is the process that made it."""
+"""Names of regions; the number is the process that created the region."""
 SIZES = tuple(size * 2**20 for size in (1, 2, 5, 10, 20, 50, 100))
-"""Bytes of regions: room for 6, 13, 34, 69, 139, 348 and 696 images."""
-MOST_REGIONS, MOST_BYTES = 32, 256 * 2**20
-"""Bounds for each server: twice the requests that may be in flight there, so that as many can lie in quarantine."""
+"""Sizes of regions, bytes: enough for 6, 13, 34, 69, 139, 348 and 696 images."""
+MAX_REGIONS, MAX_BYTES = 32, 256 * 2**20
+"""Limits per server: twice the default of max_in_flight, so that as many regions can be in quarantine."""
 
 
 @dataclass(eq=False)
 class Region:
-    """A file in memory, locked as long as this process has it mapped."""
+    """A file in memory. It stays locked as long as this process has it mapped."""
 
     path: Path
     memory: mmap.mmap
@@ -35,13 +35,13 @@ class Region:
 
     @classmethod
     def create(cls, directory: Path, size: int) -> Region:
-        """A new one of ``size`` bytes, readable by nobody else; raises ``OSError``."""
+        """Create a region of ``size`` bytes that only this user can read. Raises ``OSError``."""
         path = directory / f"alexnet-client-{os.getpid()}-{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.posix_fallocate(descriptor, 0, size)  # without it, a full /dev/shm ends the process that writes (SIGBUS)
-            return cls(path, mmap.mmap(descriptor, size))  # it has a descriptor of its own, which keeps the lock
+            os.posix_fallocate(descriptor, 0, size)  # otherwise writing to a full /dev/shm ends the process with SIGBUS
+            return cls(path, mmap.mmap(descriptor, size))  # it duplicates the descriptor and so keeps the lock
         except OSError:
             path.unlink(missing_ok=True)
             raise
@@ -50,7 +50,7 @@ class Region:
 
     @property
     def name(self) -> str:
-        """The server knows it by the same."""
+        """Name of the file, and of the region on the server."""
         return self.path.name
 
     @property
@@ -59,43 +59,45 @@ class Region:
         return len(self.memory)
 
     def write(self, parts: Sequence[Array]) -> None:
-        """The arrays' elements, one array after the other, in row-major order."""
+        """Write the elements of the arrays, one array after the other, in row-major order."""
         at = 0
         for part in parts:
             np.frombuffer(self.memory, part.dtype, part.size, at).reshape(part.shape)[...] = part
             at += part.nbytes
 
     def remove(self) -> None:
-        """Unlink and unmap."""
+        """Unlink and unmap the file."""
         self.path.unlink(missing_ok=True)
         self.memory.close()
 
 
-class Regions:
-    """The regions for one server: free, leased or in quarantine. Files and bookkeeping; knows no server.
+class RegionPool:
+    """The regions for one server: free, leased or in quarantine.
 
     Args:
-        directory: where the files are.
-        most: bounds their number.
-        most_bytes: bounds their sizes together.
+        directory: of the files.
+        max_regions: limit of their number.
+        max_bytes: limit of their total size.
     """
 
-    def __init__(self, directory: Path = DIRECTORY, *, most: int = MOST_REGIONS, most_bytes: int = MOST_BYTES) -> None:
-        self._directory, self._most, self._most_bytes = directory, most, most_bytes
+    def __init__(
+        self, directory: Path = DIRECTORY, *, max_regions: int = MAX_REGIONS, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self.directory, self._max_regions, self._max_bytes = directory, max_regions, max_bytes
         self.free: list[Region] = []
         self.leased: list[Region] = []
         self.quarantined: list[Region] = []
 
     @property
     def all(self) -> list[Region]:
-        """Every one; those that nobody uses come first."""
+        """All regions, unused ones first."""
         return [*self.free, *self.quarantined, *self.leased]
 
-    def take(self, nbytes: int) -> Region | None:
-        """Lease the smallest free region of at least ``nbytes``, or a new one; None if there may be no more.
+    def lease(self, nbytes: int) -> Region | None:
+        """Lease the smallest free region of at least ``nbytes``, or a new one; None if the limits are reached.
 
         Raises:
-            OSError: there is no memory for a new one.
+            OSError: there is no memory for a new region.
         """
         fitting = [each for each in self.free if each.size >= nbytes]
         if fitting:
@@ -105,39 +107,39 @@ class Regions:
             size = next((size for size in SIZES if size >= nbytes), None)
             if size is None:
                 return None
-            if len(self.all) >= self._most or sum(each.size for each in self.all) + size > self._most_bytes:
-                if self.free:  # all of them are too small: the one that was unused longest makes room
+            if len(self.all) >= self._max_regions or sum(each.size for each in self.all) + size > self._max_bytes:
+                if self.free:  # all free regions are too small: give up the one that was unused for the longest time
                     self.quarantined.append(self.free.pop(0))
                 return None
-            region = Region.create(self._directory, size)
+            region = Region.create(self.directory, size)
         self.leased.append(region)
         return region
 
-    def end(self, region: Region, *, well: bool) -> None:
-        """The lease is over; ``well``: with the server's answer, so that nobody reads the region any more."""
-        if region in self.leased:  # else ``close`` was faster
+    def release(self, region: Region, *, reusable: bool) -> None:
+        """End a lease. ``reusable``: the server responded, so it does not read the region any more."""
+        if region in self.leased:  # otherwise it was removed by ``close``
             self.leased.remove(region)
-            (self.free if well else self.quarantined).append(region)
+            (self.free if reusable else self.quarantined).append(region)
 
-    def drop(self, region: Region) -> None:
-        """Remove it for good."""
+    def remove(self, region: Region) -> None:
+        """Remove a region and its file."""
         for each in (self.free, self.leased, self.quarantined):
             if region in each:
                 each.remove(region)
         region.remove()
 
 
-def sweep(directory: Path = DIRECTORY) -> None:
+def remove_stale_regions(directory: Path = DIRECTORY) -> None:
     """Remove the regions of this user's processes that were killed.
 
-    Neither may the process that made a region run, nor anybody hold its lock: a process in another container that shares
-    /dev/shm is not seen by its number.
+    A region is removed only if its process does not run and nobody holds its lock. The lock is necessary because a process in
+    another container that shares /dev/shm has another process number there.
     """
     for path in directory.glob("alexnet-client-*"):
         named = NAME.fullmatch(path.name)
         if named is None or _runs(int(named[1])):
             continue
-        with suppress(OSError):  # another client removes it, somebody holds its lock, or it is another user's
+        with suppress(OSError):  # removed by another client, locked, or owned by another user
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
