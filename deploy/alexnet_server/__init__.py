@@ -1,1 +1,1 @@
-"""Start the Triton Inference Server that ships in the nvidia-pytriton wheel, safely, on this machine."""
+"""Start and supervise the Triton Inference Server from the nvidia-pytriton wheel on this machine."""

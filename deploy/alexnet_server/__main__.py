@@ -1,4 +1,4 @@
-"""``alexnet-server``: serve the model repository from the terminal. It prints by ``terminal`` alone."""
+"""``alexnet-server``: serve a model repository from the command line."""
 
 from __future__ import annotations
 
@@ -18,113 +18,92 @@ from rich.table import Table
 from rich.text import Text
 
 from alexnet_client.logs import configure_logs
-from alexnet_server.checks import check_all
+from alexnet_client.terminal import EXIT_CODES, FAILED, console
+from alexnet_server.cli import ConfigName, GrpcPort, MetricsPort, TlsDirectory, errors_logged
 from alexnet_server.command import VULNERABILITIES, ServerOptions
 from alexnet_server.container import deliver, exec_, probe
-from alexnet_server.ending import BrokenUnload
 from alexnet_server.errors import LaunchError
-from alexnet_server.rollout.commands import rollback, rollout, unpin
-from alexnet_server.rollout.pins import behind
-from alexnet_server.supervisor import Event, Restarting, Supervisor
-from alexnet_server.terminal import (
-    DEFAULT_REPOSITORY,
-    ConfigName,
-    GrpcPort,
-    MetricsPort,
-    Repository,
-    TlsDirectory,
-    console,
-    fail,
-)
-from alexnet_server.watch import RestartPolicy
+from alexnet_server.failure_detection import RestartPolicy
+from alexnet_server.preflight import check_all
+from alexnet_server.supervisor import Event, Restarting, Supervisor, UnloadFailed
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True, epilog=EXIT_CODES)
 log = logging.getLogger("alexnet_server")
-app.command("exec")(exec_)
-app.command()(deliver)
-app.command()(probe)
-app.command()(rollout)
-app.command()(rollback)
-app.command()(unpin)
+app.command("exec", epilog=EXIT_CODES)(exec_)
+app.command(epilog=EXIT_CODES)(deliver)
+app.command(epilog=EXIT_CODES)(probe)
 
-Address = Annotated[str, typer.Option(help="address to listen on; loopback only")]
-AcceptVulnerabilities = Annotated[
-    bool,
-    typer.Option(
-        "--accept-known-vulnerabilities", help=f"listen on --address though others can reach it. {VULNERABILITIES}"
-    ),
+Repository = Annotated[Path, typer.Option("--repository", "-r", help="Triton model repository")]
+HealthPort = Annotated[
+    int, typer.Option(min=0, max=65535, help="TCP port for the launcher's /ready, /live and /metrics; 0 disables it")
 ]
-HealthPort = Annotated[int, typer.Option(min=0, max=65535, help="the launcher's own /ready and /live; 0 for none")]
-MaxRestarts = Annotated[int, typer.Option(min=0, help="how often in a row a failed Triton is started again")]
-ProbeInterval = Annotated[
-    float, typer.Option(min=0, help="seconds between blank requests to an idle model; 0 for none")
-]
-HttpPort = Annotated[int | None, typer.Option(min=1, max=65535, help="also speak HTTP there; off by default")]
-Log = Annotated[
-    Path | None, typer.Option("--log", help="file for Triton's own lines; they go to the terminal otherwise")
-]
-StartTimeout = Annotated[float, typer.Option(min=1, help="seconds the models may take to answer")]
-RateLimit = Annotated[bool, typer.Option("--rate-limit", help="models take turns, by instance_group.rate_limiter")]
-TraceEndpoint = Annotated[
-    str, typer.Option(help="send OpenTelemetry traces there, such as http://127.0.0.1:4318/v1/traces; off by default")
-]
-TraceRate = Annotated[int, typer.Option(min=1, help="trace one request in so many")]
-Rollouts = Annotated[
-    bool,
-    typer.Option(
-        "--rollouts",
-        help="take new releases while serving, by `alexnet-server rollout`; what serves is pinned. Where you trust the other users "
-        "of this machine: while Triton starts, they can read the key for it in the process list",
-    ),
-]
-ShutdownDelay = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        help="once told to stop, serve so many seconds more while /ready says 503: a balancer that looks there sends nothing new",
-    ),
-]
-HangTimeout = Annotated[float, typer.Option(min=1, help="seconds a model may execute nothing while requests wait")]
-DEFAULT_CONFIGURATION = Path("deploy/prometheus")
-DEFAULT_DATA = Path("build/monitor")
-LOOK_EVERY_S = 0.2
+POLL_INTERVAL_S = 0.2
 
 
 @app.callback()
-def begin() -> None:
-    """Serve a Triton model repository on this machine, and watch it."""
+def configure() -> None:
+    """Serve a Triton model repository on this machine, and monitor it."""
     configure_logs("alexnet-server")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False}, epilog=EXIT_CODES)
 def serve(
     context: typer.Context,
-    repository: Repository = DEFAULT_REPOSITORY,
-    address: Address = "127.0.0.1",
+    repository: Repository = Path("model_repository"),
+    address: Annotated[str, typer.Option(help="IPv4 address to listen on; loopback only")] = "127.0.0.1",
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
-    http_port: HttpPort = None,
+    http_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="TCP port for HTTP; disabled by default")
+    ] = None,
     config_name: ConfigName = "",
     health_port: HealthPort = 8004,
-    accept_known_vulnerabilities: AcceptVulnerabilities = False,
-    rate_limit: RateLimit = False,
-    log_file: Log = None,
-    start_timeout: StartTimeout = 120,
-    max_restarts: MaxRestarts = RestartPolicy.limit,
-    probe_interval: ProbeInterval = 5.0,
-    hang_timeout: HangTimeout = 10.0,
-    trace_endpoint: TraceEndpoint = "",
-    trace_rate: TraceRate = 1,
+    accept_known_vulnerabilities: Annotated[
+        bool,
+        typer.Option(
+            "--accept-known-vulnerabilities",
+            help=f"allow an --address that other machines can reach. {VULNERABILITIES}",
+        ),
+    ] = False,
+    rate_limit: Annotated[
+        bool, typer.Option("--rate-limit", help="enable Triton's rate limiter (instance_group.rate_limiter)")
+    ] = False,
+    log_file: Annotated[
+        Path | None, typer.Option("--log", help="file for Triton's log; the terminal by default")
+    ] = None,
+    start_timeout: Annotated[float, typer.Option(min=1, help="seconds that the models may take to become ready")] = 120,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="maximum number of restarts in a row after failures of Triton")
+    ] = RestartPolicy.limit,
+    probe_interval: Annotated[
+        float, typer.Option(min=0, help="seconds between probes (blank images) of an idle model; 0 disables them")
+    ] = 5.0,
+    hang_timeout: Annotated[
+        float, typer.Option(min=1, help="seconds that a model may execute nothing while requests wait")
+    ] = 10.0,
+    trace_endpoint: Annotated[
+        str,
+        typer.Option(
+            help="OTLP/HTTP endpoint for OpenTelemetry traces, such as http://127.0.0.1:4318/v1/traces; disabled by default"
+        ),
+    ] = "",
+    trace_rate: Annotated[int, typer.Option(min=1, help="trace 1 in N requests")] = 1,
     tls: TlsDirectory = None,
-    rollouts: Rollouts = False,
-    shutdown_delay: ShutdownDelay = 0.0,
+    shutdown_delay: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="seconds between SIGTERM and the shutdown; meanwhile the server serves and /ready returns 503, so that load "
+            "balancers stop sending requests",
+        ),
+    ] = 0.0,
 ) -> None:
     """Serve until Ctrl-C, or while a command runs: alexnet-server serve -- COMMAND.
 
-    A Triton that ends, loses a backend process or executes nothing any more is started again. Exits with the exit code
-    of the command, or with Triton's.
+    Triton is restarted when it exits, when a backend process ends, or when a model hangs. The exit code is that of the
+    command, or of Triton without a command.
     """
-    try:
+    with errors_logged():
         options = ServerOptions(
             repository,
             address=address,
@@ -138,123 +117,117 @@ def serve(
             trace_endpoint=trace_endpoint,
             trace_rate=trace_rate,
             tls=tls,
-            rollouts=rollouts,
         )
         if accept_known_vulnerabilities:
-            log.warning("WARNING: %s; whoever reaches %s may use them", VULNERABILITIES, address)
+            log.warning("%s. Everyone who can connect to %s can exploit them", VULNERABILITIES, address)
         if context.args:
             log.info("Starting Triton on %s to run %s", options.target, context.args[0])
-        for each in () if rollouts else behind(repository):
-            log.warning("%s", each)
         supervisor = Supervisor(
             options,
             log=log_file,
             start_timeout_s=start_timeout,
             policy=RestartPolicy(limit=max_restarts),
-            probe_every_s=probe_interval,
-            hung_after_s=hang_timeout,
+            probe_after_s=probe_interval,
+            hang_timeout_s=hang_timeout,
             shutdown_delay_s=shutdown_delay,
-            on_event=lambda event: _tell(event, options, quiet=bool(context.args)),
+            on_event=lambda event: _report(event, options, quiet=bool(context.args)),
         )
         code = asyncio.run(supervisor.run(context.args))
-    except LaunchError as error:
-        fail(error)
     if not context.args:
-        console.print("Triton has stopped." if code == 0 else f"Triton was killed, exit code {code}.")
+        console.print("Triton stopped." if code == 0 else f"Triton was killed (exit code {code}).")
     raise typer.Exit(code)
 
 
-def _tell(event: Event, options: ServerOptions, *, quiet: bool) -> None:
-    """Say what happens; ``quiet``: a command of the user's has the terminal, so only what is wrong and mended is said."""
+def _report(event: Event, options: ServerOptions, *, quiet: bool) -> None:
+    """Log or print an event. With ``quiet``, the terminal belongs to the user's command: only problems are reported."""
     if isinstance(event, Restarting):
-        when = f"in {event.delay_s:g} s " if event.delay_s else ""
-        text = f"{event.reason}. Starting Triton again {when}({event.restart} of {event.limit})"
+        when = f" in {event.delay_s:g} s" if event.delay_s else ""
+        text = f"{event.reason}. Restarting Triton{when} ({event.restart} of {event.limit})"
         log.warning(text, extra={"restart": event.restart, "limit": event.limit, "delay_s": event.delay_s})
         return
-    if isinstance(event, BrokenUnload):
-        text = "Triton had answered everything, and then crashed or hung while it unloaded its models; nothing is lost"
+    if isinstance(event, UnloadFailed):
+        text = "Triton completed all requests, then crashed or hung while it unloaded its models; no request was lost"
         log.warning("%s (exit code %s)", text, event.exit_code, extra={"exit_code": event.exit_code})
         return
     if not sys.stderr.isatty():
-        facts = {"models": event.models, "after_s": round(event.after_s, 3), "restarts": event.restarts}
-        log.info("Serving %s", options.target, extra=facts | {"ports": options.ports})
+        fields = {"models": event.models, "after_s": round(event.after_s, 3), "restarts": event.restarts}
+        log.info("Serving on %s", options.target, extra=fields | {"ports": options.ports})
     if event.restarts or not quiet:
-        where = ", ".join(f"{purpose} {options.address}:{port}" for purpose, port in options.ports.items())
+        ports = ", ".join(f"{purpose} {options.address}:{port}" for purpose, port in options.ports.items())
         again = " again" if event.restarts else ""
-        console.print(f"Serving{again} {', '.join(event.models)}: {where}. Ctrl-C stops.", soft_wrap=True)
+        console.print(f"Serving{again} {', '.join(event.models)}: {ports}. Press Ctrl-C to stop.", soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def doctor(
-    repository: Repository = DEFAULT_REPOSITORY,
-    address: Address = "127.0.0.1",
+    repository: Repository = Path("model_repository"),
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
-    http_port: HttpPort = None,
     health_port: HealthPort = 8004,
 ) -> None:
-    """Check what Triton needs of this machine, with a remedy for each lack; exits 1 if there is one."""
-    try:
-        options = ServerOptions(repository, address, grpc_port, metrics_port, http_port, health_port or None)
+    """Check everything that `serve` needs, and print a remedy for each failed check."""
+    with errors_logged():
+        options = ServerOptions(
+            repository, grpc_port=grpc_port, metrics_port=metrics_port, health_port=health_port or None
+        )
         checks = list(check_all(options))
-    except LaunchError as error:
-        fail(error)
     table = Table("check", "found", "remedy", highlight=False)
     for check in checks:
         table.add_row(check.name, Text(check.found, style="green" if check.ok else "red"), check.remedy)
     console.print(table)
-    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+    raise typer.Exit(0 if all(check.ok for check in checks) else FAILED)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def monitor(
     configuration: Annotated[
         Path, typer.Option(help="directory with prometheus.yml, rules/, targets/ and alertmanager.yml")
-    ] = DEFAULT_CONFIGURATION,
-    data: Annotated[Path, typer.Option(help="directory for what is recorded, and for logs")] = DEFAULT_DATA,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="of Prometheus, as targets/prometheus.yml has it")] = 9090,
+    ] = Path("deploy/prometheus"),
+    data: Annotated[Path, typer.Option(help="directory for recorded metrics and logs")] = Path("build/monitor"),
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="TCP port for Prometheus; targets/prometheus.yml contains it too")
+    ] = 9090,
     alertmanager_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="of the Alertmanager, as targets/alertmanager.yml has it")
+        int, typer.Option(min=1, max=65535, help="TCP port for Alertmanager; targets/alertmanager.yml contains it too")
     ] = 9093,
 ) -> None:
-    """Run Prometheus on this machine until Ctrl-C, with our rules and a page of the main graphs."""
+    """Run Prometheus with alert rules and a status page on this machine until Ctrl-C."""
     from alexnet_server.monitoring.prometheus import MonitorOptions, monitoring
 
     options = MonitorOptions(configuration, data, port, alertmanager_port)
-    try:
-        with until_told(), monitoring(options) as (prometheus, alerting):
-            console.print(f"The graphs: {options.status_url}", soft_wrap=True)
-            console.print(f"Prometheus: {options.url}", soft_wrap=True)
-            console.print(
-                f"Alertmanager: http://127.0.0.1:{alertmanager_port}"
-                if alerting
-                else "Alertmanager is not installed: alerts are shown, and told nobody.",
-                soft_wrap=True,
-            )
-            console.print("Ctrl-C stops.")
-            while prometheus.exit_code is None:
-                time.sleep(LOOK_EVERY_S)
-            fail(LaunchError(f"Prometheus ended, exit code {prometheus.exit_code}; its lines: {data}/prometheus.log"))
-    except LaunchError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        console.print("Stopped.")
+    with errors_logged():
+        try:
+            with _sigterm_interrupts(), monitoring(options) as (prometheus, alerting):
+                console.print(f"Status page: {options.status_url}", soft_wrap=True)
+                console.print(f"Prometheus: {options.url}", soft_wrap=True)
+                console.print(
+                    f"Alertmanager: http://127.0.0.1:{alertmanager_port}"
+                    if alerting
+                    else "Alertmanager is not installed: alerts are shown but not delivered.",
+                    soft_wrap=True,
+                )
+                console.print("Press Ctrl-C to stop.")
+                while prometheus.exit_code is None:
+                    time.sleep(POLL_INTERVAL_S)
+                raise LaunchError(f"Prometheus exited with code {prometheus.exit_code}; see {data}/prometheus.log")
+        except KeyboardInterrupt:
+            console.print("Stopped.")
 
 
 @contextmanager
-def until_told() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _sigterm_interrupts() -> Iterator[None]:
+    """Handle SIGTERM like Ctrl-C."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def main() -> None:
     """Entry point."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime would report to its makers otherwise
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # a restart forks while gRPC's threads run; the child calls none of it
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime sends telemetry otherwise
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # a restart forks while gRPC threads run; the child does not use gRPC
     app()
 
 

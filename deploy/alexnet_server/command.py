@@ -1,25 +1,31 @@
-"""What tritonserver is started with: its arguments and its environment. Pure."""
+"""How tritonserver is started: options, command line and environment. Starts nothing.
+
+The administration key is an argument, because Triton 2.51 reads it from nowhere else. While the server runs, every user
+of this machine can read it in the process list (unless /proc is mounted with ``hidepid=2``). With the key, a user who
+reaches the gRPC port can register shared memory, read statistics, and change the log level and the trace level. Triton 2.51
+rejects a new path for its log file or trace file, and ``--model-control-mode=none`` rejects loading models.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_client.admin import ADMIN_KEY_NAME
 from alexnet_client.certificates import dns_names, expiries
 from alexnet_client.connection import Connection, Tls
-from alexnet_server.errors import LaunchError
+from alexnet_client.errors import BadInput
 from alexnet_server.wheel import Triton
 
 RESTRICTED = "shared-memory,model-repository,statistics,trace,logging"
-"""Protocol groups that need the administration key. model-config stays open: clients read max_batch_size from it."""
+"""Protocol groups that require the administration key. model-config stays open: clients read max_batch_size from it."""
 SHARED_MEMORY_BYTES = 32 * 2**20
-"""Shared memory of each backend process. A batch of 64 images has 9.6 MB; growing by the megabyte costs time."""
-SPANS_EVERY_MS = 1000
-"""Triton sends the spans that have ended so often, milliseconds; 5,000 by itself."""
+"""Initial shared memory of each backend process. A batch of 64 images has 9.6 MB; growing in steps of 1 MB takes time."""
+SPAN_EXPORT_INTERVAL_MS = 1000
+"""How often Triton exports finished spans, milliseconds; its default is 5,000."""
 BULLETINS = (
     *("2025/5612", "2025/5687", "2025/5691", "2025/5723", "2025/5734", "2026/5790", "2026/5816", "2026/5828"),
     *("2026/5848", "2026/5853", "2026/5860", "2026/5865"),
@@ -28,36 +34,38 @@ BULLETINS = (
 VULNERABILITIES = (
     f"Triton 2.51 has 57 published vulnerabilities, 6 of them critical (NVIDIA's bulletins {', '.join(BULLETINS)})"
 )
-_KEPT_MEMORY = {
+_MALLOC_SETTINGS = {
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4194304:glibc.malloc.trim_threshold=33554432:glibc.malloc.arena_max=2",
     "PILLOW_BLOCKS_MAX": "16",
 }
-"""Freed memory of requests and images is used again instead of being given back: a third of the time of decoding a
-photo were page faults (411 an image, 2 with this). With two heaps for all threads of a process instead of sixteen, 33 MB
-less stay behind after a load, at the same speed."""
-_KEPT_VARIABLES = frozenset(
+"""Memory of requests and images is reused instead of returned to the kernel: page faults were a third of the time to decode a
+photo (411 for each image, 2 with these settings). Two heaps for each process instead of sixteen save 33 MB after a load test, at
+the same speed."""
+_INHERITED_VARIABLES = frozenset(
     {"HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
 )
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """How to serve.
+    """How to serve a model repository.
 
     Attributes:
         repository: the Triton model repository.
-        address: to listen on; others than loopback only with ``accept_vulnerabilities``.
+        address: IPv4 address to listen on; other addresses than loopback require ``accept_vulnerabilities``.
         grpc_port, metrics_port: TCP ports.
-        http_port: TCP port; None leaves HTTP off.
-        health_port: TCP port of the launcher's own health endpoint; None for none.
-        accept_vulnerabilities: listen on an address that others can reach, for all that is known of this Triton.
-        config_name: serve ``configs/<name>.pbtxt`` of each model instead of ``config.pbtxt``.
-        rate_limit: let executions of all models take turns by the ``rate_limiter`` of their instance groups.
-        trace_endpoint: where OpenTelemetry traces go, such as http://127.0.0.1:4318/v1/traces (OTLP over HTTP); empty for none.
-        trace_rate: one request in so many is traced.
-        tls: directory with ca.crt, tls.crt and tls.key: callers must show a certificate of that authority; None for no TLS.
-        rollouts: let the launcher's user load and unload models while it serves, and pin what serves (``rollout``).
-        exit_timeout_s: how long requests in flight may take to finish once the server is told to stop.
+        http_port: TCP port; None disables HTTP.
+        health_port: TCP port of the launcher's health endpoint; None disables it.
+        accept_vulnerabilities: allow an address that other machines can reach, in spite of ``VULNERABILITIES``.
+        config_name: use ``configs/<name>.pbtxt`` of each model instead of ``config.pbtxt``.
+        rate_limit: enable Triton's rate limiter, which schedules models by the ``rate_limiter`` of their instance groups.
+        trace_endpoint: OTLP/HTTP endpoint for OpenTelemetry traces, such as http://127.0.0.1:4318/v1/traces; empty for none.
+        trace_rate: trace 1 in N requests.
+        tls: directory with ca.crt, tls.crt and tls.key for mutual TLS; None for no TLS.
+        exit_timeout_s: drain timeout: how long requests in flight may take during a graceful shutdown, seconds.
+
+    Raises:
+        BadInput: an option is invalid, or two ports are equal.
     """
 
     repository: Path
@@ -72,40 +80,32 @@ class ServerOptions:
     trace_endpoint: str = ""
     trace_rate: int = 1
     tls: Path | None = None
-    rollouts: bool = False
     exit_timeout_s: int = 30
 
     def __post_init__(self) -> None:
         if self.trace_endpoint and not re.fullmatch(r"https?://[^\s,]+", self.trace_endpoint):
-            raise LaunchError(
-                f"--trace-endpoint {self.trace_endpoint}: not the address of a collector, such as http://127.0.0.1:4318/v1/traces"
+            raise BadInput(
+                f"--trace-endpoint {self.trace_endpoint}: not a URL of a collector, such as http://127.0.0.1:4318/v1/traces"
             )
         try:
             loopback = ipaddress.IPv4Address(self.address).is_loopback
         except ValueError:
-            raise LaunchError(f"--address {self.address}: not an IPv4 address such as 127.0.0.1") from None
+            raise BadInput(f"--address {self.address}: not an IPv4 address such as 127.0.0.1") from None
         if len(set(self.ports.values())) < len(self.ports):
-            raise LaunchError(f"each purpose needs a port of its own, got {self.ports}")
-        if not loopback and self.rollouts:
-            raise LaunchError(
-                f"--address {self.address} with --rollouts: who may load models may run programs; that is for loopback only"
-            )
+            raise BadInput(f"the ports must be different, got {self.ports}")
         if not loopback and not self.accept_vulnerabilities:
-            raise LaunchError(
-                f"--address {self.address}: {VULNERABILITIES} and is fit for loopback only; serve a network with NVIDIA's "
-                "container, release 26.06 or later (the model repository is the same), or accept the risk with "
+            raise BadInput(
+                f"--address {self.address}: {VULNERABILITIES}, so it must listen on loopback only. To serve a network, use "
+                "NVIDIA's container, release 26.06 or later, with the same model repository, or accept the risk with "
                 "--accept-known-vulnerabilities"
             )
 
     @property
     def ports(self) -> dict[str, int]:
-        """The ports that will be listened on, by what they are for."""
-        given = {"gRPC": self.grpc_port, "metrics": self.metrics_port}
-        return given | {
-            purpose: port
-            for purpose, port in (("HTTP", self.http_port), ("health", self.health_port))
-            if port is not None
-        }
+        """TCP ports to listen on, by purpose."""
+        optional = (("HTTP", self.http_port), ("health", self.health_port))
+        ports = {"gRPC": self.grpc_port, "metrics": self.metrics_port}
+        return ports | {purpose: port for purpose, port in optional if port is not None}
 
     @property
     def target(self) -> str:
@@ -114,37 +114,26 @@ class ServerOptions:
 
     @property
     def connection(self) -> Connection:
-        """How the launcher itself reaches the server: under TLS with the server's own certificate, by the first name in it."""
+        """Connection of the launcher to the server. With TLS: the server's certificate, and the first name in it."""
         if self.tls is None:
             return Connection()
         return Connection.secured(self.tls, next(iter(dns_names(self.tls / "tls.crt")), ""))
 
     @property
     def expiries(self) -> dict[str, float]:
-        """Unix time at which the first certificate of each file expires, by "roots" and "own"."""
+        """Unix time at which the first certificate of each file expires, by "ca" and "tls"."""
         return {} if self.tls is None else expiries(Tls.of_directory(self.tls))
 
 
-def arguments(
-    options: ServerOptions,
-    binary: Path,
-    backends: Path,
-    *,
-    admin_key: str,
-    shm_prefix: str,
-    models: Sequence[str] = (),
-    staging: Path | None = None,
-) -> list[str]:
-    """Tritonserver's argument vector: loopback, no model control, no auto-complete, administration by key only.
+def arguments(options: ServerOptions, binary: Path, backends: Path, *, admin_key: str, shm_prefix: str) -> list[str]:
+    """Command line of tritonserver: no model control, no automatic configuration, administration only with the key.
 
     Args:
         options: how to serve.
-        binary: tritonserver.
-        backends: directory of the backends.
-        admin_key: what administrative calls must show.
-        shm_prefix: first letters of the names of shared memory.
-        models: to load at the start, where ``options.rollouts`` allows others later.
-        staging: the launcher's own model repository, for those others.
+        binary: path of tritonserver.
+        backends: backend directory.
+        admin_key: key that administrative calls must send.
+        shm_prefix: prefix for the names of shared memory regions.
     """
     restriction = f"{RESTRICTED}:{ADMIN_KEY_NAME}={admin_key}"
     flags = [
@@ -153,7 +142,7 @@ def arguments(
         f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--backend-config=python,stub-timeout-seconds=120",  # 30 is too short to load a large graph on two cores
-        *_model_control(options, models, staging),
+        "--model-control-mode=none",
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--exit-on-error=true",
@@ -195,22 +184,12 @@ def _tracing(options: ServerOptions) -> list[str]:
         "--trace-config=level=TIMESTAMPS",
         f"--trace-config=rate={options.trace_rate}",
         f"--trace-config=opentelemetry,url={options.trace_endpoint}",
-        f"--trace-config=opentelemetry,bsp_schedule_delay={SPANS_EVERY_MS}",
-    ]
-
-
-def _model_control(options: ServerOptions, models: Sequence[str], staging: Path | None) -> list[str]:
-    if not options.rollouts:
-        return ["--model-control-mode=none"]
-    return [
-        "--model-control-mode=explicit",
-        *(f"--load-model={model}" for model in models),
-        f"--model-repository={staging}",
+        f"--trace-config=opentelemetry,bsp_schedule_delay={SPAN_EXPORT_INTERVAL_MS}",
     ]
 
 
 def _security(options: ServerOptions) -> list[str]:
-    """Mutual TLS on gRPC. Without ``mutual`` Triton would take calls from anybody."""
+    """Mutual TLS for gRPC. Without ``mutual``, Triton would accept clients without a certificate."""
     if options.tls is None:
         return []
     directory = options.tls.resolve()
@@ -224,21 +203,20 @@ def _security(options: ServerOptions) -> list[str]:
 
 
 def environment(triton: Triton, *, libpython: Path, interpreter: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Tritonserver's whole environment: what it needs, and a few harmless variables of the caller's.
+    """The complete environment of tritonserver: required variables, and an allow-list of inherited ones.
 
     Args:
         triton: the wheel.
-        libpython: the shared library of this interpreter.
-        interpreter: ``sys.executable``. The stub embeds Python in isolated mode, which ignores PYTHONPATH and
-            PYTHONHOME and takes the first ``python3`` on PATH for its prefix, virtual environment included.
-        inherited: the caller's environment, of which only an allow-list is kept. AIP_MODE, for one, would open a
-            Vertex AI endpoint.
+        libpython: shared library of the running interpreter.
+        interpreter: ``sys.executable``. The stub embeds Python in isolated mode, which ignores PYTHONPATH and PYTHONHOME.
+            Its prefix (and virtual environment) is that of the first ``python3`` on PATH.
+        inherited: environment of the caller. An allow-list, because variables such as AIP_MODE open further endpoints.
     """
     return {
-        **{key: value for key, value in inherited.items() if key in _KEPT_VARIABLES},
+        **{key: value for key, value in inherited.items() if key in _INHERITED_VARIABLES},
         "PATH": f"{interpreter.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LD_LIBRARY_PATH": f"{triton.libraries}:{libpython.parent}",
-        **_KEPT_MEMORY,
+        **_MALLOC_SETTINGS,
         "PYTHONDONTWRITEBYTECODE": "1",  # the packages may be read-only
-        "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime 1.32 would report to its makers otherwise
+        "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime 1.32 sends telemetry otherwise
     }

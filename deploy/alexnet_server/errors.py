@@ -1,5 +1,5 @@
-"""Errors that are the user's to mend: the command line prints their text alone, without a traceback."""
+"""Errors of the launcher. A mistake of the user is ``alexnet_client.errors.BadInput`` instead."""
 
 
 class LaunchError(Exception):
-    """Triton cannot be started, or ended by itself; the text names the cause and the remedy."""
+    """A program cannot be started or exited unexpectedly; the text contains the cause and the remedy."""

@@ -1,7 +1,7 @@
-"""The launcher's own health endpoint, which tells the truth where Triton's "ready" does not. Plain HTTP for probes.
+"""The launcher's health endpoint over HTTP, for probes, load balancers and Prometheus.
 
-``/ready`` is 200 while every model answers and 503 otherwise; ``/live`` is 200 as long as the launcher looks after its
-server. Both carry the state as JSON. ``/metrics`` says the same to Prometheus.
+``/ready`` returns 200 while every model answers, otherwise 503. ``/live`` returns 200 while the launcher checks its server.
+Both return the state as JSON. ``/metrics`` returns it in Prometheus' text format.
 """
 
 from __future__ import annotations
@@ -18,76 +18,71 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
+from alexnet_client.files import reason
 from alexnet_server.errors import LaunchError
-
-STALLED_AFTER_S = 30
-"""A launcher that has not looked at its server for so long is stuck, seconds."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the endpoint says.
+    """The state that the endpoint returns.
 
     Attributes:
         state: starting, ready, unready, restarting, stopping or failed.
-        reason: why it is not ready; empty if it is.
-        restarts: how often the server was started again since the launcher began.
-        models: names of the models served.
-        looked_s: when the launcher last looked, by the monotonic clock.
+        reason: why the server is not ready; empty if it is.
+        restarts: number of restarts since the launcher started.
+        models: names of the served models.
+        checked_s: monotonic time of the launcher's last check, seconds.
     """
 
     state: str = "starting"
     reason: str = ""
     restarts: int = 0
     models: tuple[str, ...] = ()
-    looked_s: float = 0.0
+    checked_s: float = 0.0
 
 
 class Health:
-    """The present status, written by the launcher and read by the endpoint's threads.
+    """The current status, written by the launcher and read by the endpoint's threads.
 
     Args:
         expiries: Unix time at which certificates expire, by name.
+        stalled_after_s: age of the last check after which the launcher counts as hanging, seconds.
     """
 
-    def __init__(self, expiries: Mapping[str, float] | None = None) -> None:
-        self._status, self._expiries = Status(looked_s=time.monotonic()), expiries or {}
+    def __init__(self, expiries: Mapping[str, float] | None = None, *, stalled_after_s: float = 30) -> None:
+        self._status, self._expiries = Status(checked_s=time.monotonic()), expiries or {}
+        self._stalled_after_s = stalled_after_s
 
-    @property
-    def status(self) -> Status:
-        """The latest."""
-        return self._status
+    def update(self, **changes: object) -> None:
+        """Change fields of the status, and record the time of this check."""
+        self._status = replace(self._status, checked_s=time.monotonic(), **changes)  # type: ignore[arg-type]
 
-    def say(self, **changes: object) -> None:
-        """Change some of the status and note that the launcher is awake."""
-        self._status = replace(self._status, looked_s=time.monotonic(), **changes)  # type: ignore[arg-type]
-
-    def answer(self, path: str) -> tuple[int, str, bytes]:
-        """HTTP status, type and body for a path."""
+    def respond(self, path: str) -> tuple[int, str, bytes]:
+        """HTTP status, content type and body for a path."""
         status = self._status
-        age_s = time.monotonic() - status.looked_s
-        awake = age_s < STALLED_AFTER_S
-        ready = awake and status.state == "ready"
+        age_s = time.monotonic() - status.checked_s
+        alive = age_s < self._stalled_after_s
+        ready = alive and status.state == "ready"
         if path == "/metrics":
             return 200, CONTENT_TYPE_LATEST, _metrics(ready=ready, restarts=status.restarts, expiries=self._expiries)
         body: dict[str, object] = {**asdict(status), "last_check_age_s": round(age_s, 3)}
-        del body["looked_s"]
+        del body["checked_s"]
         if path == "/ready":
             code = 200 if ready else 503
         elif path == "/live":
-            code = 200 if awake and status.state != "failed" else 503
+            code = 200 if alive and status.state != "failed" else 503
         else:
-            code, body = 404, {"error": f"{path}: unknown; there are /ready, /live and /metrics"}
+            code, body = 404, {"error": f"{path}: unknown path; use /ready, /live or /metrics"}
         return code, "application/json", json.dumps(body).encode() + b"\n"
 
 
 def _metrics(*, ready: bool, restarts: int, expiries: Mapping[str, float]) -> bytes:
     registry = CollectorRegistry()
-    Gauge("alexnet_server_ready", "Whether every model answers.", registry=registry).set(ready)
-    Counter("alexnet_server_restarts", "Times Triton was started again.", registry=registry).inc(restarts)
+    Gauge("alexnet_server_ready", "Whether every model answers (1) or not (0).", registry=registry).set(ready)
+    Counter("alexnet_server_restarts", "Number of restarts of Triton.", registry=registry).inc(restarts)
     expiry = Gauge(
         "alexnet_server_certificate_expiry_timestamp_seconds",
-        "When the first certificate of a file expires (roots: to trust; own: to be trusted), as of the launcher's start.",
+        "Unix time at which the first certificate of a file expires (ca: trusted CAs, tls: server), read when the launcher started.",
         ["certificate"],
         registry=registry,
     )
@@ -97,21 +92,21 @@ def _metrics(*, ready: bool, restarts: int, expiries: Mapping[str, float]) -> by
 
 
 @contextmanager
-def serving(health: Health, address: str, port: int | None) -> Iterator[None]:
-    """Answer on address:port while the block runs; None answers nowhere.
+def health_endpoint(health: Health, address: str, port: int | None) -> Iterator[None]:
+    """Serve the health endpoint on address:port while the block runs; no endpoint if the port is None.
 
     Raises:
-        LaunchError: the port cannot be listened on.
+        LaunchError: the port cannot be bound.
     """
     if port is None:
         yield
         return
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 5  # seconds for one request; a slow reader holds one thread no longer
+        timeout = 5  # seconds for one request, so that a slow client does not block a thread for longer
 
-        def do_GET(self) -> None:  # the name is http.server's
-            code, kind, content = health.answer(self.path)
+        def do_GET(self) -> None:  # http.server defines the name
+            code, kind, content = health.respond(self.path)
             self.send_response(code)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
@@ -119,21 +114,21 @@ def serving(health: Health, address: str, port: int | None) -> Iterator[None]:
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Probes are no news."""
+            """Do not log requests: probes are frequent."""
 
     class HealthServer(ThreadingHTTPServer):
         daemon_threads = True
 
-        def handle_error(self, *where: Any) -> None:
-            """A prober that went away before its answer is no fault; anything else is told as http.server tells it."""
+        def handle_error(self, *arguments: Any) -> None:
+            """Ignore clients that disconnect before the response."""
             if not isinstance(sys.exc_info()[1], ConnectionError):
-                super().handle_error(*where)
+                super().handle_error(*arguments)
 
     try:
         server = HealthServer((address, port), Handler)
     except OSError as error:
         raise LaunchError(
-            f"port {port} (health): cannot be bound ({error.strerror}); choose another with --health-port, or 0 for none"
+            f"port {port} (health): cannot be bound ({reason(error)}); choose another one with --health-port, or 0 to disable"
         ) from None
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     try:

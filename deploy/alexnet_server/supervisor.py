@@ -1,4 +1,4 @@
-"""Keeps a server serving: starts it, looks at it, starts it again with back-off, gives up. Owns signals and the loop."""
+"""Supervise a server: start it, monitor it, restart it with backoff, shut it down. Owns signals and the event loop."""
 
 from __future__ import annotations
 
@@ -6,34 +6,26 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_client.errors import ClientError
-from alexnet_server.child import Companion, check_command
+from alexnet_server.child import ChildProcess, check_command
 from alexnet_server.command import ServerOptions
-from alexnet_server.ending import BrokenUnload, ended
 from alexnet_server.errors import LaunchError
-from alexnet_server.health import Health, serving
-from alexnet_server.keys import admin_key
-from alexnet_server.launcher import Backend, Server, check, start
-from alexnet_server.pulse import Pulse
-from alexnet_server.ready import version_unloaded, wait_until_serving
-from alexnet_server.rollout.candidate import taking_releases
-from alexnet_server.watch import Look, RestartPolicy, Watch
+from alexnet_server.failure_detection import FailureDetector, Observation, RestartPolicy
+from alexnet_server.health import Health, health_endpoint
+from alexnet_server.liveness import LivenessMonitor, wait_until_ready
+from alexnet_server.preflight import check_all, require
+from alexnet_server.triton_process import TritonProcess, admin_key, shut_down, start
 
-LOOK_EVERY_S = 0.2
-TIGHTEN_EVERY_S = 0.02
-NOTE_EVERY_S = 1.0
-"""A version that was loaded while Triton serves has a backend process of its own, seconds."""
-SILENT_S = 5.0
-"""A Triton that does not say for so long whether a version was unloaded has lost its process, seconds."""
+CHECK_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True)
 class Serving:
-    """Every model has answered."""
+    """All models are ready."""
 
     models: tuple[str, ...]
     after_s: float
@@ -42,7 +34,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Restarting:
-    """The server is started again."""
+    """The server failed and will be restarted."""
 
     reason: str
     restart: int
@@ -50,201 +42,189 @@ class Restarting:
     delay_s: float
 
 
-Event = Serving | Restarting | BrokenUnload
+@dataclass(frozen=True)
+class UnloadFailed:
+    """Triton crashed or hung after it completed all requests. For clients, the shutdown succeeded.
+
+    Triton 2.51 crashes about once in several hundred shutdowns: its rate limiter may lose an instance that is being stopped
+    (``EnqueuePayload`` in ``rate_limiter.cc`` of Triton core, called by ``StopBackendThread``).
+    """
+
+    exit_code: int
+
+
+Event = Serving | Restarting | UnloadFailed
 
 
 class Supervisor:
-    """One server and whatever takes its place.
+    """One server, including its restarts.
 
     Args:
         options: how to serve.
-        log: file for Triton's output; None passes it through.
-        start_timeout_s: how long the models may take to answer, seconds.
-        policy: how often it is started again.
-        probe_every_s: a model that nobody asks anything is sent a blank request so often, seconds; 0 for never.
-        shutdown_delay_s: between saying on the health port that it will stop and stopping, for balancers that look there, seconds.
-        hung_after_s: a model that has executed nothing for so long while requests waited counts as hung, seconds.
-        on_event: told what happens.
+        log: file for Triton's output; None: stderr if it is a terminal, otherwise log records.
+        start_timeout_s: how long the models may take to become ready, seconds.
+        policy: when to restart a failed server.
+        probe_after_s: idle time after which a model is probed, seconds; 0 disables probes.
+        hang_timeout_s: how long a model may execute nothing while requests wait, seconds.
+        shutdown_delay_s: time between reporting "stopping" on the health endpoint and the shutdown, seconds.
+        on_event: called for each event.
     """
 
     def __init__(
         self,
         options: ServerOptions,
         *,
-        log: Path | None = None,
-        start_timeout_s: float = 120,
-        policy: RestartPolicy | None = None,
-        probe_every_s: float = 5.0,
-        hung_after_s: float = 10.0,
-        shutdown_delay_s: float = 0.0,
-        on_event: Callable[[Event], None] = lambda event: None,
+        log: Path | None,
+        start_timeout_s: float,
+        policy: RestartPolicy,
+        probe_after_s: float,
+        hang_timeout_s: float,
+        shutdown_delay_s: float,
+        on_event: Callable[[Event], None],
     ) -> None:
         self._options, self._log, self._start_timeout_s = options, log, start_timeout_s
-        self._policy, self._probe_every_s, self._on_event = policy or RestartPolicy(), probe_every_s, on_event
-        self._hung_after_s, self._health = hung_after_s, Health(options.expiries)
-        self._stop, self._at_once, self._shutdown_delay_s = asyncio.Event(), asyncio.Event(), shutdown_delay_s
-        self._server: Server | None = None
-        self._companion: Companion | None = None
-        self._started = self._restarts = 0
-        self._note_s, self._missed = 0.0, dict[Backend, float]()
+        self._policy, self._probe_after_s, self._on_event = policy, probe_after_s, on_event
+        self._hang_timeout_s, self._shutdown_delay_s = hang_timeout_s, shutdown_delay_s
+        self._health = Health(options.expiries)
+        self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
+        self._server: TritonProcess | None = None
+        self._child: ChildProcess | None = None
+        self._starts = self._restarts = 0
 
     async def run(self, command: Sequence[str] = ()) -> int:
-        """Serve until a signal comes, or while ``command`` runs; give Triton's exit code, or the command's.
+        """Serve until SIGINT or SIGTERM, or while ``command`` runs.
+
+        Returns:
+            The exit code of the command, or of Triton without a command.
 
         Raises:
-            LaunchError: the server could not be started at first, or kept failing.
+            BadInput: there is no such command.
+            LaunchError: the server could not be started, or failed more often than the restart policy allows.
         """
         if command:
             check_command(command)
-        check(self._options)  # before anything is touched that a server which runs already may own
+        require(check_all(self._options))  # first, because another running server may own the key file
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
         with (
-            serving(self._health, self._options.address, self._options.health_port),
+            health_endpoint(self._health, self._options.address, self._options.health_port),
             admin_key(self._options.target) as key,
-            taking_releases(self._options.repository, self._options.target)
-            if self._options.rollouts
-            else nullcontext(),
         ):
             try:
-                await self._keep_serving(key, command)
-                return await self._end()
+                await self._serve(key, command)
+                return await self._shut_down()
             finally:
-                if self._companion is not None:
-                    self._companion.end()
+                if self._child is not None:
+                    self._child.end()
                 if self._server is not None:
                     self._server.kill()
 
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set() and number == signal.SIGINT and self._server is not None:
-            self._at_once.set()
-            self._server.process.kill()  # a second Ctrl-C: no patience for the drain
+            self._stop_now.set()
+            self._server.interrupt()  # a second Ctrl-C skips the drain
         self._stop.set()
 
-    async def _keep_serving(self, key: str, command: Sequence[str]) -> None:
-        """Returns when the server is to end."""
+    async def _serve(self, key: str, command: Sequence[str]) -> None:
+        """Start, monitor and restart until the server must shut down."""
         while True:
-            served_s, fault = 0.0, ""
+            ready_s, fault = 0.0, ""
             try:
                 server = await self._start(key)
-                if command and self._companion is None:
-                    self._companion = Companion(command)
+                if command and self._child is None:
+                    self._child = ChildProcess(command)
                 began_s = time.monotonic()
-                fault = await self._watch(server)
-                served_s = time.monotonic() - began_s
-                words = server.last_words() if server.exit_code is not None else ""
+                fault = await self._monitor(server)
+                ready_s = time.monotonic() - began_s
+                excerpt = server.log_excerpt() if server.exit_code is not None else ""
             except LaunchError as error:
-                if self._stop.is_set() or self._started < 2:
+                if self._stop.is_set() or self._starts == 1:
                     raise
-                fault, words = str(error), ""
+                fault, excerpt = str(error), ""
             if not fault:
                 return
-            await self._prepare_restart(fault, words, served_s)
+            await self._prepare_restart(fault, excerpt, ready_s)
             if self._stop.is_set():
-                raise LaunchError(f"stopped while Triton did not serve: {fault}")
+                raise LaunchError(f"stopped while Triton was not ready: {fault}")
 
-    async def _start(self, key: str) -> Server:
+    async def _start(self, key: str) -> TritonProcess:
         began_s = time.monotonic()
-        self._started += 1
-        if self._started > 1:
-            check(self._options, again=True)
-        self._server = server = start(self._options, admin_key=key, number=self._started, log=self._log)
-        tightening = asyncio.create_task(self._tighten(server))
+        self._starts += 1
+        if self._starts > 1:
+            require(check_all(self._options, restart=True))
+        self._server = server = start(self._options, admin_key=key, number=self._starts, log=self._log)
+
+        def running() -> bool:
+            self._health.update()
+            return server.exit_code is None and not self._stop.is_set()
+
         try:
-            alive = await wait_until_serving(
+            ready = await wait_until_ready(
                 self._options.target,
                 server.models,
                 timeout_s=self._start_timeout_s,
-                alive=lambda: server.exit_code is None and not self._stop.is_set(),
+                running=running,
                 connection=self._options.connection,
             )
         except ClientError as error:
-            raise LaunchError(f"Triton started but does not serve: {error}{server.last_words()}") from error
-        finally:
-            tightening.cancel()
+            raise LaunchError(f"Triton started but is not ready: {error}{server.log_excerpt()}") from error
         if self._stop.is_set():
-            raise LaunchError("stopped before it served")
-        if not alive:
-            raise LaunchError(f"Triton ended while starting, exit code {server.exit_code}{server.last_words()}")
-        server.note_backends()
-        server.hide_key(key)
-        server.close_shared_memory()
-        self._health.say(state="ready", reason="", models=tuple(server.models))
-        self._on_event(Serving(tuple(server.models), time.monotonic() - began_s, self._started - 1))
+            raise LaunchError("stopped before Triton was ready")
+        if not ready:
+            raise LaunchError(f"Triton exited during startup with code {server.exit_code}{server.log_excerpt()}")
+        server.record_backends()
+        server.restrict_shared_memory()
+        self._health.update(state="ready", reason="", models=tuple(server.models))
+        self._on_event(Serving(tuple(server.models), time.monotonic() - began_s, self._starts - 1))
         return server
 
-    async def _tighten(self, server: Server) -> None:
-        while True:
-            server.close_shared_memory()
-            self._health.say()
-            await asyncio.sleep(TIGHTEN_EVERY_S)
-
-    async def _watch(self, server: Server) -> str:
-        """Returns why the server must be started again; nothing if it is to end."""
-        watch = Watch(hung_after_s=self._hung_after_s)
-        pulse = Pulse(self._options, server.working_models, self._probe_every_s)
-        gathering = asyncio.create_task(pulse.run())
+    async def _monitor(self, server: TritonProcess) -> str:
+        """Return the reason for a restart; empty if the server must shut down."""
+        detector = FailureDetector(failed_after_s=self._hang_timeout_s)
+        liveness = LivenessMonitor(self._options, server.executing_models, self._probe_after_s)
+        monitoring = asyncio.create_task(liveness.run())
         try:
-            while not self._stop.is_set() and (self._companion is None or self._companion.exit_code is None):
-                server.close_shared_memory()
-                lost = await self._lost(server)
-                look = Look(time.monotonic(), server.exit_code, lost, pulse.waiting, pulse.faults)
-                verdict = watch.judge(look)
-                self._health.say(state="ready" if verdict.ready else "unready", reason=verdict.reason)
-                if verdict.fatal:
+            while not self._stop.is_set() and (self._child is None or self._child.exit_code is None):
+                now_s, lost = time.monotonic(), server.lost_backends()
+                observation = Observation(now_s, server.exit_code, lost, liveness.stalled, liveness.faults)
+                verdict = detector.evaluate(observation)
+                self._health.update(state="ready" if verdict.ready else "unready", reason=verdict.reason)
+                if verdict.failed:
                     return verdict.reason
-                if gathering.done():
-                    gathering.result()  # a fault of ours must not leave Triton unwatched in silence
-                await self._pause(LOOK_EVERY_S)
+                if monitoring.done():
+                    monitoring.result()  # raise a bug of the monitor instead of serving without it
+                await self._pause(CHECK_INTERVAL_S)
             return ""
         finally:
-            gathering.cancel()
+            monitoring.cancel()
 
-    async def _lost(self, server: Server) -> list[str]:
-        """Backend processes that have gone though nobody unloaded their version, or loaded it again."""
-        gone = server.lost_backends()
-        if not self._options.rollouts:
-            return [str(each) for each in gone]
-        now_s = time.monotonic()
-        if gone or now_s >= self._note_s:
-            server.note_backends()
-            self._note_s = now_s + NOTE_EVERY_S
-        self._missed = {each: self._missed.get(each, now_s) for each in gone}
-        lost = []
-        for each, since_s in self._missed.items():
-            unloaded = await version_unloaded(self._options.target, self._options.connection, each.model, each.version)
-            if unloaded or server.replaced(each):
-                server.forget(each)
-            elif unloaded is not None or now_s - since_s > SILENT_S:
-                lost.append(str(each))
-        return lost
-
-    async def _prepare_restart(self, fault: str, words: str, served_s: float) -> None:
+    async def _prepare_restart(self, fault: str, excerpt: str, ready_s: float) -> None:
         assert self._server is not None
         self._server.kill()
-        self._restarts = self._policy.count(self._restarts, served_s)
+        self._restarts = self._policy.count(self._restarts, ready_s)
         delay_s = self._policy.delay_s(self._restarts)
         if delay_s is None:
-            self._health.say(state="failed", reason=fault)
+            self._health.update(state="failed", reason=fault)
             raise LaunchError(
-                f"{fault}{words}\nGiving up: started again {self._restarts - 1} times in a row (--max-restarts)"
+                f"{fault}{excerpt}\nNot restarted: the limit of {self._policy.limit} restarts in a row is reached "
+                "(--max-restarts)"
             )
-        self._health.say(state="restarting", reason=fault, restarts=self._started)
+        self._health.update(state="restarting", reason=fault, restarts=self._starts)
         self._on_event(Restarting(fault, self._restarts, self._policy.limit, delay_s))
         await self._pause(delay_s)
 
-    async def _end(self) -> int:
-        """Let it finish what it has accepted, and give its exit code, or the companion's if that has ended."""
+    async def _shut_down(self) -> int:
+        """Drain the server; return the exit code of the command, or of Triton without a command."""
         assert self._server is not None
-        self._health.say(state="stopping", reason="")
+        self._health.update(state="stopping", reason="")
         if self._stop.is_set() and self._shutdown_delay_s:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._at_once.wait(), self._shutdown_delay_s)
-        code = None if self._companion is None else self._companion.end()
-        server_code = await ended(self._server, while_waiting=self._health.say)
-        if server_code and self._server.drained and not self._at_once.is_set():
-            self._on_event(BrokenUnload(server_code))
+                await asyncio.wait_for(self._stop_now.wait(), self._shutdown_delay_s)
+        code = None if self._child is None else self._child.end()
+        server_code = await shut_down(self._server, on_poll=self._health.update)
+        if server_code and self._server.drained and not self._stop_now.is_set():
+            self._on_event(UnloadFailed(server_code))
             server_code = 0
         return server_code if code is None else code
 

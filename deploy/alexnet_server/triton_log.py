@@ -1,4 +1,4 @@
-"""Triton's own lines, passed on with their level."""
+"""Triton's log lines, logged again with their level."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINE = re.compile(r'([IWEF])\d{4} [\d:.]+ \d+ (\S+?:\d+)\] "?(.*?)"?$')
 
 @dataclass(frozen=True)
 class Line:
-    """One of its lines: level as ``logging`` counts, the place in its source ("" if it has none), the text."""
+    """A log line: level of ``logging``, source file and line number ("" if unknown), text."""
 
     level: int
     source: str
@@ -22,21 +22,21 @@ class Line:
 
 
 def parse(line: str) -> Line:
-    """Read a line; what is not in its own format (tables, the words of a backend) is information."""
+    """Parse a line; lines in another format (tables, output of a backend) get the level INFO."""
     found = _LINE.match(line)
     if found is None:
         return Line(logging.ERROR if line.startswith("error:") else logging.INFO, "", line)
     return Line(LEVELS[found[1]], found[2], found[3])
 
 
-def pass_on() -> int:
-    """A descriptor for Triton's output; a thread logs its lines as "triton" until the other end is closed."""
-    ours, theirs = os.pipe()
-    threading.Thread(target=_pump, args=(ours,), name="triton's lines", daemon=True).start()
-    return theirs
+def open_log_pipe() -> int:
+    """Return a file descriptor for Triton's output. A thread logs each line as "triton" until all writers closed it."""
+    reader, writer = os.pipe()
+    threading.Thread(target=_forward, args=(reader,), name="triton log", daemon=True).start()
+    return writer
 
 
-def _pump(descriptor: int) -> None:
+def _forward(descriptor: int) -> None:
     log = logging.getLogger("triton")
     with os.fdopen(descriptor, errors="replace") as lines:
         for raw in lines:

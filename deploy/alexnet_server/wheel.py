@@ -1,10 +1,9 @@
-"""The Triton inside the nvidia-pytriton wheel, and the backend directory assembled from it and from our backend."""
+"""Triton in the nvidia-pytriton wheel, and the backend directory: backends of the wheel and of this package."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import sys
 import sysconfig
@@ -12,16 +11,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_client.files import reason
 from alexnet_server.errors import LaunchError
 
 BACKENDS = {"onnxruntime": "alexnet_server.onnxruntime.model", "image_decoder": "alexnet_server.decoder.model"}
-"""Our Python-based backends, and the module that each is."""
-_ENTRY = "from {module} import TritonPythonModel  # noqa: F401  Triton looks for it here\n"
+"""Python-based backends of this package, and their modules."""
+_ENTRY = "from {module} import TritonPythonModel  # noqa: F401  Triton loads the class from this file\n"
 
 
 @dataclass(frozen=True)
 class Triton:
-    """Where the parts of the wheel lie."""
+    """Locations of the parts of the wheel."""
 
     root: Path  # <site-packages>/pytriton/tritonserver
     version: str  # of the wheel
@@ -36,12 +36,12 @@ class Triton:
 
     @property
     def stub(self) -> Path:
-        """The Python stub for the running interpreter's version."""
+        """The Python stub for the version of the running interpreter."""
         return self.root / "python_backend_stubs" / python_version() / "triton_python_backend_stub"
 
 
 def python_version() -> str:
-    """Such as "3.11"."""
+    """Major and minor version of the running interpreter, such as "3.11"."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -49,7 +49,7 @@ def find_triton() -> Triton:
     """Find the wheel without importing it.
 
     Raises:
-        LaunchError: it is not installed, or lacks a part.
+        LaunchError: the wheel is not installed, or incomplete.
     """
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
@@ -62,22 +62,17 @@ def find_triton() -> Triton:
 
 
 def shared_libpython() -> Path | None:
-    """The interpreter's shared library, which the stub is linked against; None if this Python has none."""
+    """The shared library of the running interpreter, which the stub is linked against; None if there is none."""
     name = f"libpython{python_version()}.so.1.0"
     folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"]
     return next((Path(folder, name) for folder in folders if folder and Path(folder, name).exists()), None)
 
 
-def cache_directory() -> Path:
-    """Where derived files are kept, by the XDG convention."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-serving"
-
-
 def assemble_backends(triton: Triton, cache: Path) -> Path:
-    """Return a backend directory: ``python/`` copied from the wheel, and those of ours, which lead to this package.
+    """Return the backend directory: a copy of the wheel's Python backend, and the backends of this package.
 
-    Made once for each wheel, Python version and set of backends, under a name of its own, and renamed into place whole. Copies, not
-    links: Triton refuses a backend whose resolved path lies outside its directory.
+    The directory is created once for each wheel, Python version and set of backends, and renamed into place when it is
+    complete. Files are copied, not linked, because Triton rejects a backend whose resolved path is outside the directory.
 
     Raises:
         LaunchError: the cache cannot be written.
@@ -99,10 +94,10 @@ def assemble_backends(triton: Triton, cache: Path) -> Path:
             try:
                 staged.rename(finished)
             except OSError:
-                if not finished.is_dir():  # else another launcher was faster: its directory is the same
+                if not finished.is_dir():  # another launcher may have created the same directory at the same time
                     raise
     except OSError as error:
         raise LaunchError(
-            f"{cache}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to another place"
+            f"{cache}: cannot be written ({reason(error)}); set XDG_CACHE_HOME to another directory"
         ) from None
     return finished

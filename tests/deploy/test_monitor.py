@@ -40,7 +40,7 @@ def test_a_taken_port_is_told_with_the_packages_own_service_in_mind(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        says = rf"port {port} \(Prometheus\): taken by .*systemctl disable --now prometheus.*--port"
+        says = rf"port {port} \(Prometheus\): in use by .*systemctl disable --now prometheus.*--port"
         with pytest.raises(LaunchError, match=says):
             start(MonitorOptions(COMMITTED, tmp_path, port))
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from alexnet_client import BatchOptions, Client, RetryOptions, Unavailable
-from alexnet_server.launcher import DRAINED
+from alexnet_server.triton_process import DRAINED
 
 IN_FLIGHT = 24  # of 16 images: a slow machine must not keep one waiting for the 10 s after which Triton refuses it
 
@@ -85,7 +85,7 @@ def test_an_orderly_stop_exits_with_zero_and_leaves_no_process(cheap_server, num
         family = psutil.Process(server.process.pid).children(recursive=True)
         assert len(family) >= 2, "tritonserver and a backend process"
         assert server.stop(number) == 0
-        assert "Triton has stopped." in server.process.stdout.read()
+        assert "Triton stopped." in server.process.stdout.read()
         _gone, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     assert not list(Path("/dev/shm").glob(f"alexnet_{server.process.pid}_*"))
@@ -102,7 +102,7 @@ def test_a_crash_after_everything_was_answered_is_told_and_ends_well(cheap_serve
         assert server.process.wait(30) == 0
         said = server.process.stderr.read()
     assert (
-        "Triton had answered everything, and then crashed or hung while it unloaded its models; nothing is lost" in said
+        "Triton completed all requests, then crashed or hung while it unloaded its models; no request was lost" in said
     )
     assert f'"exit_code": {128 + signal.SIGSEGV}' in said
 
@@ -157,7 +157,7 @@ def test_a_taken_port_is_told_with_its_owner_before_anything_starts(server, repo
     started = time.monotonic()
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
-    assert f"port {port} (gRPC): taken by tritonserver (pid {server.triton().pid})" in done.stderr
+    assert f"port {port} (gRPC): in use by tritonserver (pid {server.triton().pid})" in done.stderr
     assert "choose another port (--grpc-port" in done.stderr
     assert time.monotonic() - started < 15
 
@@ -173,7 +173,7 @@ def test_a_broken_model_file_ends_in_a_clear_error(repository, tmp_path, free_po
     ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "Triton ended while starting" in done.stderr
+    assert "Triton exited during startup" in done.stderr
     assert "cannot load model.onnx" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -201,8 +201,8 @@ def test_a_command_runs_while_triton_serves_and_its_exit_code_is_passed_on(cheap
     assert (good.returncode, "alexnet is ready" in good.stdout) == (0, True)
     assert run("sh", "-c", "exit 7").returncode == 7
     missing = run("no-such-program")
-    assert missing.returncode == 1
-    assert "no-such-program: no such program, so Triton is not started for it" in missing.stderr
+    assert missing.returncode == 2
+    assert "no-such-program: command not found; Triton was not started" in missing.stderr
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "Triton is stopped when the command has ended"
 
@@ -254,7 +254,7 @@ def test_a_signal_while_triton_starts_leaves_no_process_and_no_shared_memory(rep
         assert process.returncode == 0
     else:
         assert process.returncode == 1
-        assert json.loads(complained)["message"] == "stopped before it served"
+        assert json.loads(complained)["message"] == "stopped before Triton was ready"
     time.sleep(0.2)
     assert not running_in_group(group)
     assert not list(Path("/dev/shm").glob(f"alexnet_{process.pid}_*"))

@@ -39,13 +39,13 @@ def test_serve_answers_classify_until_it_is_interrupted(repository, tmp_path, fr
             assert said.startswith(f"Serving alexnet, alexnet_decode, alexnet_encoded: gRPC 127.0.0.1:{port}"), said
             classify = ["make", "classify", *common, "IMAGE=tests/golden/photo.jpg"]
             done = subprocess.run(classify, cwd=ROOT, capture_output=True, text=True, env=variables(), check=True)
-            assert len(json.loads(done.stdout.splitlines()[-1])["answers"][0]["top"]) == 5
+            assert len(json.loads(done.stdout.splitlines()[-1])["images"][0]["top"]) == 5
         finally:
             os.killpg(serving.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
-        assert "Triton has stopped." in serving.stdout.read()
+        assert "Triton stopped." in serving.stdout.read()
     refused = subprocess.run(classify, cwd=ROOT, capture_output=True, text=True, env=variables(), check=False)
     assert refused.returncode != 0
-    assert "no server answers there, or it is stopping; start one or check the address" in refused.stderr
+    assert "no server responds, or it is stopping; start a server or check the address" in refused.stderr
 
 
 @pytest.fixture

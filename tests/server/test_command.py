@@ -1,4 +1,4 @@
-"""What tritonserver is started with."""
+"""Command line and environment of tritonserver."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_client.errors import BadInput
 from alexnet_server.command import ServerOptions, arguments, environment
-from alexnet_server.errors import LaunchError
 from alexnet_server.wheel import Triton
 
 TRITON = Triton(Path("/site/pytriton/tritonserver"), "0.7.0")
+MODELS = Path("/models")
 
 
-def flags(**options) -> list[str]:
-    return arguments(
-        ServerOptions(Path("/models"), **options),
-        TRITON.binary,
-        Path("/backends"),
-        admin_key="s3cret",
-        shm_prefix="mine_",
+def flags(**options) -> set[str]:
+    return set(
+        arguments(
+            ServerOptions(MODELS, **options), TRITON.binary, Path("/backends"), admin_key="s3cret", shm_prefix="mine_"
+        )
     )
 
 
-@pytest.mark.parametrize(
-    "flag",
-    [
+def test_the_default_command_line_is_safe():
+    assert flags() >= {
         "--model-repository=/models",
         "--backend-directory=/backends",
         "--backend-config=python,shm-region-prefix-name=mine_",
@@ -38,58 +36,81 @@ def flags(**options) -> list[str]:
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--exit-on-error=true",
+        "--exit-timeout-secs=30",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
         "--trace-config=level=off",
         "--grpc-restricted-protocol=shared-memory,model-repository,statistics,trace,logging:admin=s3cret",
+    }
+    assert not [flag for flag in flags() if "ssl" in flag or "rate-limit" in flag or "http-" in flag]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"http_port": 8000},
+            {
+                "--allow-http=true",
+                "--http-address=127.0.0.1",
+                "--http-port=8000",
+                "--http-restricted-api=shared-memory,model-repository,statistics,trace,logging:admin=s3cret",
+            },
+        ),
+        ({"rate_limit": True}, {"--rate-limit=execution_count"}),
+        ({"config_name": "gpu"}, {"--model-config-name=gpu"}),
+        ({"grpc_port": 1, "metrics_port": 2}, {"--grpc-port=1", "--metrics-port=2"}),
+        ({"exit_timeout_s": 7}, {"--exit-timeout-secs=7"}),
+        (
+            {"trace_endpoint": "http://a:4318/v1/traces", "trace_rate": 9},
+            {"--trace-config=rate=9", "--trace-config=opentelemetry,url=http://a:4318/v1/traces"},
+        ),
+        (
+            {"tls": Path("/certs")},
+            {
+                "--grpc-use-ssl=true",
+                "--grpc-use-ssl-mutual=true",
+                "--grpc-server-cert=/certs/tls.crt",
+                "--grpc-server-key=/certs/tls.key",
+                "--grpc-root-cert=/certs/ca.crt",
+            },
+        ),
     ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_the_safe_flags_are_always_there(flag):
-    assert flag in flags()
-
-
-def test_http_is_off_unless_asked_for_and_then_on_loopback_and_restricted():
-    assert not [flag for flag in flags() if "http" in flag and flag != "--allow-http=false"]
-    asked = flags(http_port=8000)
-    assert {"--allow-http=true", "--http-address=127.0.0.1", "--http-port=8000"} <= set(asked)
-    assert [flag for flag in asked if flag.startswith("--http-restricted-api=shared-memory,model-repository")]
-    assert "--allow-http=false" not in asked
-
-
-def test_a_named_configuration_and_other_ports_are_passed_on():
-    assert "--rate-limit=execution_count" not in flags()
-    assert "--rate-limit=execution_count" in flags(rate_limit=True)
-    found = flags(config_name="gpu", grpc_port=1, metrics_port=2)
-    assert {"--model-config-name=gpu", "--grpc-port=1", "--metrics-port=2"} <= set(found)
+def test_each_option_adds_its_flags(options, expected):
+    assert flags(**options) >= expected
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.5"])
-def test_an_address_others_can_reach_is_refused_with_the_bulletins_unless_they_are_accepted(address):
-    with pytest.raises(
-        LaunchError, match=r"57 published vulnerabilities.*2025/5612.*2026/5865.* fit for loopback only"
-    ):
-        ServerOptions(Path("/models"), address=address)
-    accepted = ServerOptions(Path("/models"), address=address, accept_vulnerabilities=True)
-    assert accepted.target == f"{address}:8001"
+def test_other_addresses_than_loopback_require_that_the_vulnerabilities_are_accepted(address):
+    with pytest.raises(BadInput, match=r"57 published vulnerabilities.*2025/5612.*2026/5865.*loopback only"):
+        ServerOptions(MODELS, address=address)
+    assert ServerOptions(MODELS, address=address, accept_vulnerabilities=True).target == f"{address}:8001"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9"])
-def test_any_loopback_address_will_do(address):
-    assert ServerOptions(Path("/models"), address=address).target == f"{address}:8001"
+def test_every_loopback_address_is_accepted(address):
+    assert ServerOptions(MODELS, address=address).target == f"{address}:8001"
 
 
-@pytest.mark.parametrize("address", ["localhost", "::1", ""])
-def test_what_triton_cannot_listen_on_is_refused(address):
-    with pytest.raises(LaunchError, match=r"not an IPv4 address such as 127\.0\.0\.1"):
-        ServerOptions(Path("/models"), address=address)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"address": each}, r"not an IPv4 address such as 127\.0\.0\.1") for each in ("localhost", "::1", "")),
+        ({"grpc_port": 8000, "http_port": 8000}, "the ports must be different"),
+        *(
+            ({"trace_endpoint": each}, "not a URL of a collector")
+            for each in ("127.0.0.1:4318", "http://a,level=OFF", "file:///tmp/x", "http://")
+        ),
+    ],
+)
+def test_invalid_options_are_rejected(options, message):
+    with pytest.raises(BadInput, match=message):
+        ServerOptions(MODELS, **options)
 
 
-def test_one_port_for_two_purposes_is_refused():
-    with pytest.raises(LaunchError, match="each purpose needs a port of its own"):
-        ServerOptions(Path("/models"), grpc_port=8000, http_port=8000)
-
-
-def test_the_environment_holds_what_is_needed_and_nothing_of_the_callers_secrets():
+def test_the_environment_contains_no_secrets_of_the_caller():
     inherited = {"HOME": "/home/me", "AIP_MODE": "PREDICTION", "AWS_SECRET_ACCESS_KEY": "x", "PYTHONPATH": "/evil"}
     found = environment(
         TRITON, libpython=Path("/py/lib/libpython.so"), interpreter=Path("/venv/bin/python"), inherited=inherited
@@ -98,43 +119,3 @@ def test_the_environment_holds_what_is_needed_and_nothing_of_the_callers_secrets
     assert found["PATH"].startswith("/venv/bin:")
     ours = {"GLIBC_TUNABLES", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY", "PATH", "PILLOW_BLOCKS_MAX"}
     assert set(found) == {"HOME", "PYTHONDONTWRITEBYTECODE"} | ours
-
-
-@pytest.mark.parametrize("endpoint", ["127.0.0.1:4318", "http://a,level=OFF", "file:///tmp/x", "http://"])
-def test_a_trace_endpoint_that_is_no_address_is_refused(endpoint):
-    with pytest.raises(LaunchError, match="not the address of a collector"):
-        ServerOptions(Path("/models"), trace_endpoint=endpoint)
-
-
-def test_mutual_tls_is_never_half_of_it():
-    given = flags(tls=Path("/certs"))
-    assert {each.partition("=")[0] for each in given if "ssl" in each or "cert" in each or "-key" in each} == {
-        "--grpc-use-ssl",
-        "--grpc-use-ssl-mutual",
-        "--grpc-server-cert",
-        "--grpc-server-key",
-        "--grpc-root-cert",
-    }
-    assert not [each for each in flags() if "ssl" in each]
-
-
-def test_model_control_is_explicit_only_where_rollouts_are_wanted():
-    given = arguments(
-        ServerOptions(Path("/models"), rollouts=True),
-        TRITON.binary,
-        Path("/backends"),
-        admin_key="s3cret",
-        shm_prefix="mine_",
-        models=["alexnet", "alexnet_decode"],
-        staging=Path("/run/staging"),
-    )
-    assert "--model-control-mode=explicit" in given
-    assert [each for each in given if each.startswith("--load-model")] == [
-        "--load-model=alexnet",
-        "--load-model=alexnet_decode",
-    ]
-    assert [each for each in given if each.startswith("--model-repository")] == [
-        "--model-repository=/models",
-        "--model-repository=/run/staging",
-    ]
-    assert any(each.startswith("--grpc-restricted-protocol=") and "model-repository" in each for each in given)

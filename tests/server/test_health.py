@@ -80,9 +80,9 @@ def test_prometheus_is_told_the_same(free_port):
 
 
 def test_it_says_when_certificates_expire():
-    told = Health({"roots": 4e9, "own": 3e9}).answer("/metrics")[2].decode()
-    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="roots"} 4e+09' in told
-    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="own"} 3e+09' in told
+    told = Health({"ca": 4e9, "tls": 3e9}).answer("/metrics")[2].decode()
+    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="ca"} 4e+09' in told
+    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="tls"} 3e+09' in told
 
 
 @pytest.mark.parametrize(("fault", "told"), [(None, False), (ValueError("of ours"), True)])

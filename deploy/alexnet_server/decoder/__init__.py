@@ -1,4 +1,4 @@
-"""The Python-based ``image_decoder`` backend: image files in, the model's pixels out.
+"""Python-based backend ``image_decoder``: decodes and preprocesses image files.
 
-``model`` is imported by Triton's Python stub alone.
+``model`` is imported only in Triton's Python stub process.
 """

@@ -1,4 +1,4 @@
-"""The Python-based backend that stands in for Triton's C++ ``onnxruntime`` backend under the same name.
+"""Python-based backend ``onnxruntime``, a replacement for Triton's C++ backend of the same name.
 
-Triton runs it inside its Python stub process. The same ``config.pbtxt`` serves both backends.
+Triton runs it in its Python stub process. The same ``config.pbtxt`` works with both backends.
 """

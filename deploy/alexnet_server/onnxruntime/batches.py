@@ -1,4 +1,4 @@
-"""Many requests, one array: the rows of a batch put together and taken apart again. Pure numpy."""
+"""Concatenate the inputs of several requests, and split the outputs. Pure numpy."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = dict[str, Array]
 
 
-class Gather:
-    """Joins the arrays of several requests in a buffer that the next batch uses again.
+class BatchBuffer:
+    """Concatenates the arrays of several requests in a reused buffer.
 
-    A fresh array for each batch of 64 images costs 2,400 page faults, which is more than copying its 9.6 MB.
+    A new array for each batch of 64 images costs 2,400 page faults, which take longer than copying its 9.6 MB.
     """
 
     def __init__(self) -> None:
         self._buffers: Tensors = {}
 
-    def join(self, batch: Sequence[Tensors]) -> Tensors:
-        """The inputs of all requests, first axis joined; those of a lone request as they are, without a copy.
+    def concatenate(self, batch: Sequence[Tensors]) -> Tensors:
+        """Concatenate the inputs of all requests along the first axis; a single request is not copied.
 
         The result is valid until the next call.
 
         Raises:
-            ValueError: the requests' arrays do not fit together.
+            ValueError: the shapes do not match.
         """
         if len(batch) == 1:
             return batch[0]
-        return {name: self._concatenate(name, [inputs[name] for inputs in batch]) for name in batch[0]}
+        return {name: self._fill(name, [inputs[name] for inputs in batch]) for name in batch[0]}
 
-    def _concatenate(self, name: str, parts: Sequence[Array]) -> Array:
+    def _fill(self, name: str, parts: Sequence[Array]) -> Array:
         rows = sum(len(part) for part in parts)
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < rows or buffer.shape[1:] != parts[0].shape[1:]:
@@ -43,19 +43,19 @@ class Gather:
 
 
 def split(outputs: Tensors, sizes: Sequence[int]) -> list[Tensors]:
-    """The rows of each request, as views of the outputs of their batch.
+    """Split the outputs of a batch into views for each request.
 
     Args:
-        outputs: of the batch, first axis joined.
-        sizes: rows of each request, in order.
+        outputs: outputs of the batch.
+        sizes: number of rows of each request, in order.
 
     Raises:
-        ValueError: an output has other rows than the requests together.
+        ValueError: the number of rows of an output differs from the sum of ``sizes``.
     """
     ends = list(accumulate(sizes))
     for name, output in outputs.items():
         if len(output) != ends[-1]:
-            raise ValueError(f"output {name} has {len(output)} rows for {ends[-1]} of input")
+            raise ValueError(f"output {name} has {len(output)} rows, the inputs have {ends[-1]}")
     return [
         {name: output[end - size : end] for name, output in outputs.items()}
         for size, end in zip(sizes, ends, strict=True)

@@ -1,6 +1,6 @@
-"""Runs on a GPU by I/O binding: inputs that are there already stay there, and CUDA graphs replay whole batches.
+"""Runs on a GPU with I/O binding: inputs in device memory are not copied, and CUDA graphs replay whole batches.
 
-The outputs are bound to the host: a few floats for each image, and their next stop is the wire.
+Outputs are bound to host memory: they are a few floats for each image, and the server sends them over the network next.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import onnxruntime as ort
 
 from alexnet_server.onnxruntime.batches import Array
 
-NO_GRAPH = "-1"  # ONNX Runtime's value of gpu_graph_id for "run the kernels one by one"
-
+NO_GRAPH = "-1"  # value of ONNX Runtime's gpu_graph_id that disables CUDA graphs for a run
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -28,7 +27,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class _Captured:
-    """A batch size's tensors, which must stay where its graph was captured, and the graph's number."""
+    """Tensors and number of a captured CUDA graph; the graph refers to the addresses of the tensors."""
 
     binding: ort.IOBinding
     inputs: Mapping[str, ort.OrtValue]
@@ -36,14 +35,14 @@ class _Captured:
 
 
 class DeviceRunner:
-    """Binds inputs and outputs for each run; for some batch sizes, to the same device memory every time.
+    """Binds inputs and outputs of each run; for batch sizes with a CUDA graph, always to the same device memory.
 
     Args:
-        session: on the device.
-        device: ONNX Runtime's name of it, "cuda"; "cpu" works too.
-        device_id: which one.
-        graph_batches: batch sizes whose kernels are captured as a CUDA graph at their first run, which needs their
-            tensors to stay where they are. Needs the provider option ``enable_cuda_graph``.
+        session: session on the device.
+        device: ONNX Runtime's name of the device, "cuda"; "cpu" works too.
+        device_id: number of the device.
+        graph_batches: batch sizes that are captured as a CUDA graph in their first run. Requires the provider option
+            ``enable_cuda_graph``.
     """
 
     def __init__(
@@ -54,8 +53,8 @@ class DeviceRunner:
         self._captured: dict[tuple[int, tuple[str, ...]], _Captured] = {}
 
     def run(self, names: Sequence[str], inputs: Mapping[str, Array | ort.OrtValue]) -> list[Array]:
-        """The outputs of those names; an input is an array, or a tensor that lies on the device already."""
-        values = {name: self._placed(value) for name, value in inputs.items()}
+        """Return the named outputs. An input is an array, or a tensor in device memory."""
+        values = {name: self._to_device(value) for name, value in inputs.items()}
         rows = next(iter(values.values())).shape()[0]
         if rows in self._graph_batches:
             return self._replay(rows, tuple(names), values)
@@ -79,7 +78,7 @@ class DeviceRunner:
 
     def _capture(self, rows: int, names: tuple[str, ...], values: Mapping[str, ort.OrtValue]) -> _Captured:
         binding = self._session.io_binding()
-        kept = {name: self._placed(value.numpy()) for name, value in values.items()}  # not Triton's memory
+        kept = {name: self._to_device(value.numpy()) for name, value in values.items()}  # Triton reuses its own memory
         for name, value in kept.items():
             binding.bind_ortvalue_input(name, value)
         graph_outputs = {output.name: output for output in self._session.get_outputs()}
@@ -89,7 +88,7 @@ class DeviceRunner:
             binding.bind_ortvalue_output(name, value)
         return _Captured(binding, kept, str(len(self._captured) + 1))
 
-    def _placed(self, value: Array | ort.OrtValue) -> ort.OrtValue:
+    def _to_device(self, value: Array | ort.OrtValue) -> ort.OrtValue:
         if isinstance(value, ort.OrtValue):
             return value
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._device, self._device_id)

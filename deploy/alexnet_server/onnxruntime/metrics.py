@@ -1,12 +1,11 @@
-"""What Triton's metrics lack, through its custom-metrics API and so on its own port: batches formed, time of a run, the release.
+"""Metrics of the backend, exported on Triton's metrics port with its custom-metrics API: batch sizes, execution time, release.
 
-Each value travels to Triton's process and back. A thread of its own does that, so that no request waits for it.
+Each value is sent to Triton's process and confirmed. A separate thread does this, so that requests do not wait for it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,70 +16,83 @@ from typing import Any
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
+from alexnet_client.manifest import read_manifest
+
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
-RUN_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-MOST_UNTOLD = 1000
-"""Runs that wait to be told. Beyond, runs are not counted: were Triton ever not to reply, inference must not wait for it."""
-CLOSE_S = 5.0
-"""To tell what is left, seconds; an instance that ends does not wait for longer."""
+EXECUTION_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _FAMILIES: dict[str, Any] = {}
-"""Triton knows a family by its name; this process makes each once."""
+"""Triton identifies a family by its name; this process creates each only once."""
 
 
 class BackendMetrics:
-    """The metrics of one instance of a model; instances add up.
+    """The metrics of one instance of a model; Triton adds the values of all instances.
 
     Args:
-        model, version: as Triton names them.
-        release: its facts, as labels, see ``release_facts``.
+        model, version: names in Triton.
+        release: labels from ``release_labels``.
         provider: ONNX Runtime's execution provider.
-        max_batch_size: of the configuration; 0 counts as 1.
+        max_batch_size: value of the configuration; 0 counts as 1.
+        queue_size: maximum number of executions that wait to be sent. More are not counted: inference must not wait if
+            Triton does not confirm.
+        close_timeout_s: maximum time to send the remaining values in ``close``, seconds.
     """
 
     def __init__(
-        self, model: str, version: str, *, release: Mapping[str, str], provider: str, max_batch_size: int
+        self,
+        model: str,
+        version: str,
+        *,
+        release: Mapping[str, str],
+        provider: str,
+        max_batch_size: int,
+        queue_size: int = 1000,
+        close_timeout_s: float = 5.0,
     ) -> None:
         labels = {"model": model, "version": version}
         info = labels | dict(release) | {"provider": provider, "onnxruntime": ort.__version__}
-        self._info = _metric("gauge", "info", "Instances that run a release, and with what.", info)
-        self._instances = _metric("gauge", "instances", "Instances of the model that can run at once.", labels)
-        most = _metric("gauge", "max_batch_size", "Images that a run may have.", labels)
-        batch = _metric("histogram", "batch_images", "Images in a run.", labels, BATCH_BUCKETS)
-        run = _metric("histogram", "execution_duration_seconds", "Time of a run.", labels, RUN_BUCKETS_S)
-        most.set(max(1, max_batch_size))
+        self._info = _metric("gauge", "info", "Instances by release, provider and ONNX Runtime version.", info)
+        self._instances = _metric("gauge", "instances", "Instances of the model.", labels)
+        limit = _metric("gauge", "max_batch_size", "Maximum number of images in a batch.", labels)
+        batch = _metric("histogram", "batch_images", "Images in an executed batch.", labels, BATCH_BUCKETS)
+        duration = _metric(
+            "histogram",
+            "execution_duration_seconds",
+            "Duration of the execution of a batch.",
+            labels,
+            EXECUTION_BUCKETS_S,
+        )
+        limit.set(max(1, max_batch_size))
         for each in (self._info, self._instances):
             each.increment(1)
-        self._ran: Queue[tuple[int, float] | None] = Queue(MOST_UNTOLD)
-        self._thread = threading.Thread(target=self._observe, args=(batch, run), name="metrics", daemon=True)
+        self._close_timeout_s = close_timeout_s
+        self._executions: Queue[tuple[int, float] | None] = Queue(queue_size)
+        self._thread = threading.Thread(target=self._send, args=(batch, duration), name="metrics", daemon=True)
         self._thread.start()
 
-    def ran(self, images: int, seconds: float) -> None:
-        """Count a run."""
+    def observe(self, images: int, seconds: float) -> None:
+        """Record the execution of a batch."""
         with suppress(Full):
-            self._ran.put_nowait((images, seconds))
+            self._executions.put_nowait((images, seconds))
 
     def close(self) -> None:
-        """Count what is left, and that this instance is gone."""
+        """Send the remaining values, and subtract this instance."""
         with suppress(Full):
-            self._ran.put(None, timeout=CLOSE_S)
-            self._thread.join(CLOSE_S)
+            self._executions.put(None, timeout=self._close_timeout_s)
+            self._thread.join(self._close_timeout_s)
         if self._thread.is_alive():
-            return  # it waits for Triton, and so would this one
+            return  # Triton does not confirm; the calls below would wait too
         for each in (self._info, self._instances):
             each.increment(-1)
 
-    def _observe(self, batch: Any, run: Any) -> None:
-        while (ran := self._ran.get()) is not None:
-            batch.observe(ran[0])
-            run.observe(ran[1])
+    def _send(self, batch: Any, duration: Any) -> None:
+        while (execution := self._executions.get()) is not None:
+            batch.observe(execution[0])
+            duration.observe(execution[1])
 
 
-def release_facts(directory: Path) -> dict[str, str]:
-    """Labels that say what a version directory holds: precision, revision and a name by its content; "" if unknown."""
-    try:
-        manifest = json.loads((directory / "manifest.json").read_text())
-    except (OSError, ValueError):
-        manifest = {}
+def release_labels(version: Path) -> dict[str, str]:
+    """Labels of the release in a version directory: precision, git revision and first digits of the SHA-256; "" if unknown."""
+    manifest = read_manifest(version) or {}
     digest = manifest.get("files", {}).get("model.onnx", {}).get("sha256", "")
     return {
         "precision": str(manifest.get("precision", "")),
@@ -93,17 +105,17 @@ def _metric(kind: str, name: str, text: str, labels: Mapping[str, str], buckets:
     family = _FAMILIES.get(name)
     if family is None:
         kinds = {"gauge": pb_utils.MetricFamily.GAUGE, "histogram": pb_utils.MetricFamily.HISTOGRAM}
-        family = _FAMILIES[name] = _for_ever(
+        family = _FAMILIES[name] = _never_destroyed(
             pb_utils.MetricFamily(name=f"alexnet_backend_{name}", description=text, kind=kinds[kind])
         )
     extra = {"buckets": list(buckets)} if buckets else {}
-    return _for_ever(family.Metric(labels=dict(labels), **extra))
+    return _never_destroyed(family.Metric(labels=dict(labels), **extra))
 
 
-def _for_ever(metric: Any) -> Any:
-    """Never destroyed, not even when the interpreter ends: Triton's stub has gone by then, and the process would crash.
+def _never_destroyed(metric: Any) -> Any:
+    """Keep a reference for ever: destroying a metric crashes this process at its end, because the stub has already ended.
 
-    Were it destroyed before, other processes that share it would crash Triton. Source: issues 8662 and 8663 of Triton's server.
+    Destroying it earlier crashes Triton if other processes use the same metric. Source: issues 8662 and 8663 of Triton server.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(metric))
     return metric

@@ -1,4 +1,4 @@
-"""From a model's accelerators to ONNX Runtime's execution providers, by the C++ backend's names. Pure."""
+"""Select ONNX Runtime's execution providers from a model configuration, with the C++ backend's parameter names. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ConfigError(Exception):
-    """The model configuration asks for something impossible; loading the model fails with this text."""
+    """The model configuration is invalid; loading the model fails with this text."""
 
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -51,7 +51,7 @@ _TENSORRT_SAME = frozenset(
 )
 _PRECISIONS = {"FP32": None, "FP16": "trt_fp16_enable", "BF16": "trt_bf16_enable", "INT8": "trt_int8_enable"}
 CUDA_PARAMETERS: Mapping[str, Mapping[str, str] | None] = {
-    # Top-level parameters carry numbers, ONNX Runtime's provider options want names.
+    # The configuration contains numbers, ONNX Runtime expects names.
     "cudnn_conv_algo_search": {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"},
     "arena_extend_strategy": {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"},
     "gpu_mem_limit": None,
@@ -68,18 +68,18 @@ def choose_providers(
     *,
     fallback: bool,
 ) -> tuple[list[tuple[str, Mapping[str, str]]], list[str]]:
-    """The execution providers with their options, preferred first, and a line for each accelerator that is ignored.
+    """Return the execution providers with their options, in order of preference, and a message for each ignored accelerator.
 
     Args:
         config: the model configuration.
-        parameters: its top-level parameters.
+        parameters: top-level parameters of the configuration.
         kind: "CPU" or "GPU".
-        device_id: of the GPU.
-        available: execution providers this ONNX Runtime was built with.
-        fallback: whether the CPU may run what the GPU does not.
+        device_id: number of the GPU.
+        available: execution providers of this build of ONNX Runtime.
+        fallback: whether the CPU may execute operators that the GPU cannot.
 
     Raises:
-        ConfigError: an accelerator or one of its keys is unknown, or this build has no GPU support.
+        ConfigError: an accelerator or one of its parameters is unknown, or this build has no GPU support.
     """
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
     skipped = [
@@ -92,7 +92,7 @@ def choose_providers(
         return [(CPU, {})], skipped
     if CUDA not in available:
         raise ConfigError(
-            "the instance is KIND_GPU but this ONNX Runtime has no CUDA provider; "
+            "the instance is KIND_GPU, but this build of ONNX Runtime has no CUDA provider; "
             "install onnxruntime-gpu (ACCELERATOR=gpu) or set instance_group kind to KIND_CPU"
         )
     providers: list[tuple[str, Mapping[str, str]]] = []
@@ -108,7 +108,7 @@ def choose_providers(
             else:
                 skipped.append("accelerator tensorrt: not in this build of ONNX Runtime, ignored")
         else:
-            raise ConfigError(f"unknown execution accelerator {each['name']!r}; known are tensorrt and cuda")
+            raise ConfigError(f"unknown execution accelerator {each['name']!r}; use tensorrt or cuda")
     return [*providers, (CUDA, cuda), *([(CPU, {})] if fallback else [])], skipped
 
 
@@ -117,7 +117,9 @@ def _tensorrt_options(options: Mapping[str, str]) -> dict[str, str]:
     for key, value in options.items():
         if key == "precision_mode":
             if value not in _PRECISIONS:
-                raise ConfigError(f"accelerator tensorrt: precision_mode {value!r}, known are {', '.join(_PRECISIONS)}")
+                raise ConfigError(
+                    f"accelerator tensorrt: precision_mode must be one of {', '.join(_PRECISIONS)}, got {value!r}"
+                )
             flag = _PRECISIONS[value]
             translated.update({flag: "1"} if flag else {})
         elif key in _TENSORRT_RENAMED or key in _TENSORRT_SAME:

@@ -1,4 +1,4 @@
-"""From settings to an ONNX Runtime session that is what was asked for."""
+"""Create an ONNX Runtime session, and check that it uses the requested providers and tensors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _GRAPH_LEVELS = {
 def make_session(path: Path, settings: Settings) -> ort.InferenceSession:
     """Create the session.
 
-    The graph is optimised at each start. Keeping the optimised one would gain nothing: the fp32 network loads in 0.56 s
-    either way, int8 in 0.19 s as published and in 0.23 s as ONNX Runtime saves it (ORT 1.32, two cores).
+    ONNX Runtime optimises the graph at each start. Saving the optimised graph would not help: the fp32 network loads in
+    0.56 s in both cases, int8 in 0.19 s as published and in 0.23 s as saved by ONNX Runtime (1.32, two cores).
 
     Raises:
-        ConfigError: ONNX Runtime refuses the file or a setting, or took another device than was asked for.
+        ConfigError: ONNX Runtime rejects the file or a setting, or uses another provider than requested.
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = _GRAPH_LEVELS[settings.graph_level]
@@ -48,26 +48,26 @@ def make_session(path: Path, settings: Settings) -> ort.InferenceSession:
     return session
 
 
-def check_providers(taken: Sequence[str], settings: Settings) -> None:
-    """ONNX Runtime falls back to the CPU with no more than a warning; that would be a hundred times slower.
+def check_providers(used: Sequence[str], settings: Settings) -> None:
+    """ONNX Runtime falls back to the CPU with only a warning, which would be a hundred times slower.
 
     Raises:
-        ConfigError: a provider was asked for and could not be used, and a fallback was not asked for.
+        ConfigError: a requested provider is not used, and the fallback is not allowed.
     """
-    lacking = [name for name, _ in settings.providers if name not in taken]
-    if lacking and not settings.cpu_fallback:
+    missing = [name for name, _ in settings.providers if name not in used]
+    if missing and not settings.cpu_fallback:
         raise ConfigError(
-            f"ONNX Runtime could not use {', '.join(lacking)} and took {', '.join(taken)} instead: its libraries are "
-            "missing or do not fit the driver (its own lines above say which); install them, set instance_group kind to "
-            'KIND_CPU, or accept it with the parameter allow_cpu_fallback "1"'
+            f"ONNX Runtime cannot use {', '.join(missing)} and uses {', '.join(used)} instead: libraries are missing or do not "
+            "match the driver (see its log lines above); install them, set instance_group kind to KIND_CPU, or allow the "
+            'fallback with the parameter allow_cpu_fallback "1"'
         )
 
 
 def check_names(session: ort.InferenceSession, inputs: Mapping[str, Any], outputs: Sequence[str]) -> None:
-    """Refuse a configuration whose tensors are not the graph's.
+    """Check that the tensors of the configuration exist in the graph.
 
     Raises:
-        ConfigError: naming what differs.
+        ConfigError: the names differ.
     """
     graph_inputs = {each.name for each in session.get_inputs()}
     graph_outputs = {each.name for each in session.get_outputs()}

@@ -1,7 +1,7 @@
-"""From a model's configuration to ONNX Runtime's settings, by the C++ backend's parameter names. Pure.
+"""Read ONNX Runtime's settings from a model configuration, with the C++ backend's parameter names. Pure.
 
-Each name does here what it does there, is ignored with a reason that is logged, or is an error where the C++ backend
-refuses it too. Source of the names: src/onnxruntime.cc of triton-inference-server/onnxruntime_backend.
+A parameter has the same effect as in the C++ backend, is ignored with a log message, or is an error if the C++ backend
+rejects it too. Source of the names: src/onnxruntime.cc of triton-inference-server/onnxruntime_backend.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from alexnet_server.onnxruntime.providers import CUDA, CUDA_PARAMETERS, ConfigError, choose_providers
 
 GRAPH_LEVELS = {-1: "basic", 0: "all", 1: "extended", 2: "disabled"}
-"""The C++ backend's reading of optimization.graph.level; the comment in Triton's protocol file says otherwise."""
+"""How the C++ backend interprets optimization.graph.level; the comment in Triton's model_config.proto differs."""
 
 _SESSION_PARAMETERS = frozenset(
     [
@@ -37,26 +37,26 @@ _SESSION_ENTRIES = frozenset(
         "session.use_device_allocator_for_initializers",
     ]
 )
-"""ONNX Runtime's own names (onnxruntime_session_options_config_keys.h). The C++ backend ignores those it does not know."""
+"""ONNX Runtime's names (onnxruntime_session_options_config_keys.h). The C++ backend ignores unknown parameters too."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an ONNX Runtime session is made with.
+    """Settings of an ONNX Runtime session.
 
     Attributes:
         graph_level: "basic", "extended", "all" or "disabled".
-        parallel: run independent branches of the graph at once.
+        parallel: execute independent branches of the graph in parallel.
         intra_op_threads: threads within an operator.
-        inter_op_threads: threads across operators; 0 leaves it to ONNX Runtime.
-        mem_arena: keep freed memory for the next run; None leaves ONNX Runtime's default.
-        mem_pattern: plan all allocations of a run ahead; None leaves ONNX Runtime's default.
-        arena_shrinkage: devices whose arena is given back after each run, such as "cpu:0"; empty for none.
-        session_entries: further session configuration entries.
-        providers: execution providers with their options, preferred first.
-        device_id: of the GPU that the instance runs on; None on the CPU.
-        cpu_fallback: whether the CPU may do what was asked of a GPU.
-        ignored: one line for each setting that has no effect here.
+        inter_op_threads: threads across operators; 0 for ONNX Runtime's default.
+        mem_arena: keep freed memory for the next run; None for ONNX Runtime's default.
+        mem_pattern: plan all allocations of a run in advance; None for ONNX Runtime's default.
+        arena_shrinkage: devices whose arena is freed after each run, such as "cpu:0"; empty for none.
+        session_entries: other session configuration entries.
+        providers: execution providers with their options, in order of preference.
+        device_id: number of the GPU of the instance; None on the CPU.
+        cpu_fallback: whether the CPU may replace a GPU that cannot be used.
+        ignored: one message for each setting without effect.
     """
 
     graph_level: str
@@ -84,26 +84,28 @@ def read_settings(
     """Read the settings of one model instance.
 
     Args:
-        config: the model configuration, as Triton hands it over (JSON).
-        kind: "CPU" or "GPU", where Triton placed the instance.
-        device_id: of the GPU.
-        available: execution providers this ONNX Runtime was built with.
-        cpus: processors this process may use: the threads of each instance unless the configuration says
-            ``intra_op_thread_count``. Threads that spin (ONNX Runtime's default) would take them from each other, so
-            then the instances share them out. (The C++ backend takes them all for each instance.)
+        config: the model configuration (JSON from Triton).
+        kind: "CPU" or "GPU".
+        device_id: number of the GPU.
+        available: execution providers of this build of ONNX Runtime.
+        cpus: number of CPUs that this process may use. Without ``intra_op_thread_count``, each instance has one thread for
+            each CPU. If threads spin (ONNX Runtime's default), the CPUs are divided among the instances instead, because
+            spinning threads would block each other. (The C++ backend does not divide them.)
 
     Raises:
-        ConfigError: a value is not of its type or range, an accelerator or one of its keys is unknown, or a GPU
-            instance is asked of a build without GPU support.
+        ConfigError: a value has the wrong type or range, an accelerator or one of its parameters is unknown, or a GPU
+            instance is configured for a build without GPU support.
     """
     parameters = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
     ignored = [
-        f"parameter {key}: unknown to the onnxruntime backend, ignored"
+        f"parameter {key}: unknown parameter of the onnxruntime backend, ignored"
         for key in parameters
         if key not in _SESSION_PARAMETERS | _SESSION_ENTRIES | CUDA_PARAMETERS.keys()
     ]
     if _boolean(parameters, "share_session_between_instances"):
-        ignored.append("parameter share_session_between_instances: instances are processes here, each has its own")
+        ignored.append(
+            "parameter share_session_between_instances: not supported, each instance is a process with its own session; ignored"
+        )
     fallback = bool(_boolean(parameters, "allow_cpu_fallback"))
     providers, skipped = choose_providers(config, parameters, kind, device_id, available, fallback=fallback)
     mode = _integer(parameters, "execution_mode")
@@ -141,7 +143,7 @@ def _integer(parameters: Mapping[str, str], key: str) -> int:
     try:
         return int(parameters.get(key) or 0)
     except ValueError:
-        raise ConfigError(f"parameter {key} must be a whole number, got {parameters[key]!r}") from None
+        raise ConfigError(f"parameter {key} must be an integer, got {parameters[key]!r}") from None
 
 
 def _boolean(parameters: Mapping[str, str], key: str) -> bool | None:

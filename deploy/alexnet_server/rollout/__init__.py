@@ -1,1 +1,0 @@
-"""Releases without downtime on one server: stage, warm, compare, switch, go back."""
