@@ -1,11 +1,11 @@
-# The production server: NVIDIA's Triton, which carries the fixes that the wheel's 2.51 lacks, with the backend that decodes
-# images and the command that verifies the models before it becomes Triton. Built from the repository's root:
+# Image of the production server: NVIDIA's Triton (with the security fixes that the wheel's 2.51 lacks), the backend that decodes
+# images, and `alexnet-server`, which verifies the models before it starts Triton. Build it from the root of the repository:
 #
 #   docker build --file deploy/server.Dockerfile --tag alexnet-server .
 #   docker build --file deploy/server.Dockerfile --build-arg MODEL=baked --tag alexnet-model .
 #
-# The second one has the model repository inside (REPOSITORY=build/mine takes another one), and fails if a file of a release is not
-# what was published. To take another release of NVIDIA's, give its tag and digest:
+# The second image contains the model repository (another one with --build-arg REPOSITORY=build/mine); the build fails if a file
+# differs from the manifest of its release. Another Triton release needs a tag and a digest:
 #   --build-arg TRITON_IMAGE=nvcr.io/nvidia/tritonserver:YY.MM-py3@sha256:...
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.06-py3@sha256:a40838bb4587d2aceb46b1e7fd144afb24c9016c219dd3eba31716e4e28dbfc7
 ARG MODEL=mounted
@@ -15,8 +15,8 @@ COPY constraints.txt /build/
 COPY client /build/client
 COPY deploy/pyproject.toml /build/deploy/
 COPY deploy/alexnet_server /build/deploy/alexnet_server
-# Into the system's Python: it is the one that Triton's Python backend embeds. --ignore-installed: what Debian installed has no
-# list of its files, so pip could not replace it. Without the wheel, whose Triton is not wanted here.
+# Triton's Python backend embeds the system's Python, so everything is installed there. --ignore-installed: pip cannot uninstall
+# Debian's packages. --no-deps: without nvidia-pytriton, because the image contains its own Triton.
 RUN python3 -m pip install --no-cache-dir --break-system-packages --ignore-installed --constraint /build/constraints.txt \
         "/build/client[tls]" jinja2 numpy psutil pyyaml && \
     python3 -m pip install --no-cache-dir --break-system-packages --no-deps /build/deploy && \
@@ -24,7 +24,7 @@ RUN python3 -m pip install --no-cache-dir --break-system-packages --ignore-insta
     chown -R 1000:1000 /var/cache/alexnet-serving && \
     echo "from alexnet_server.decoder.model import TritonPythonModel" > /opt/tritonserver/backends/image_decoder/model.py && \
     rm -r /build
-# NVIDIA's own user without rights, by number: Kubernetes must see that it is not root.
+# The unprivileged user of NVIDIA's image. Kubernetes can verify runAsNonRoot only for a numeric user.
 USER 1000:1000
 ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8001 8002
