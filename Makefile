@@ -19,7 +19,7 @@ SERVE_OPTIONS ?=
 HTTP ?=
 # How long `make soak` takes.
 MINUTES ?= 10
-# `make load-test`: requests a second (or arrivals such as ramp:10-200), seconds, an objective to keep, further options.
+# `make load-test`: requests/s (or arrivals such as ramp:10-200), seconds, SLO, further options. `make sweep` uses SLO and LOAD_OPTIONS.
 RATE ?= 50
 DURATION ?= 60
 SLO ?=
@@ -113,8 +113,8 @@ report: $(STAMP) $(if $(WEIGHTS),,$(CHECKPOINT)) ## draw the model report: filte
 bench: $(STAMP) $(CHECKPOINT) ## measure the variants against each other on this machine (ratios; a few minutes)
 	@$(BIN)/python tests/benchmarks --checkpoint $(dir $(CHECKPOINT)) --output $(BUILD)/bench
 
-sweep: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## measure the batching settings that config.pbtxt chose among (5 minutes)
-	@$(BIN)/python tests/benchmarks/sweep.py --repository $(REPOSITORY) --output $(BUILD)/bench
+sweep: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## tune instances, threads and batching of the Triton configuration for SLO=p99=100ms (10 minutes)
+	@$(BIN)/alexnet-load tune --repository $(REPOSITORY) --slo $(or $(SLO),p99=100ms) $(LOAD_OPTIONS)
 
 soak: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## good and bad load for MINUTES=10, memory and latency watched, a verdict at the end
 	@$(BIN)/python tests/benchmarks/soak.py --repository $(REPOSITORY) --minutes $(MINUTES) --output $(BUILD)/soak
@@ -134,7 +134,7 @@ serve: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## serve on 127.0.0.1:8001 until Ctr
 	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log \
 		$(if $(filter-out 0,$(HTTP)),--http-port 8000) $(SERVE_OPTIONS)
 
-load-test: $(STAMP) ## load the running server: make load-test RATE=100 DURATION=60 SLO=p99=50ms (a page and the records)
+load-test: $(STAMP) ## load test of the running server: make load-test RATE=100 DURATION=60 SLO=p99=50ms (writes a page and the records)
 	@$(BIN)/alexnet-load run --target $(TARGET) --arrivals "$(if $(findstring :,$(RATE)),$(RATE),poisson:$(RATE))" \
 		--duration $(DURATION) $(if $(SLO),--slo $(SLO)) --output $(BUILD)/load $(LOAD_OPTIONS)
 

@@ -1,6 +1,6 @@
-"""When requests come: schedules made before a run, with seeded dice.
+"""Arrival processes and request sizes: their syntax, and the send times computed before a run.
 
-Owns the grammar of arrivals. Pure but for a trace's file: it knows neither clock nor event loop.
+Owns both syntaxes and the file format of traces. Independent of the clock and the event loop.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from alexnet_client.errors import BadInput
-from alexnet_load.figures import exact, positive, whole
-from alexnet_load.sizes import draw_sizes, parse_sizes
-from alexnet_load.trace import MOST_REQUESTS, Schedule, Sizes, Times, read_trace
+from alexnet_client.files import reason
 
-__all__ = ["draw_sizes", "parse_arrivals", "parse_sizes", "schedule", "share_of", "with_rate"]
-
+Times = npt.NDArray[np.float64]
+Sizes = npt.NDArray[np.int32]
 Column = TypeVar("Column", Times, Sizes)
-GRAMMAR = "it is constant:RATE, poisson:RATE, ramp:FROM-TO, steps:RATE,RATE,..., burst:SIZE/SECONDS, trace:FILE or closed:CALLERS"
+MAX_REQUESTS = 50_000_000
+"""Requests in one schedule: their times use 400 MB."""
+SYNTAX = (
+    "constant:RATE, poisson:RATE, ramp:FROM-TO, steps:RATE,RATE,..., burst:SIZE/SECONDS, trace:FILE or closed:CALLERS"
+)
 
 
 @dataclass(frozen=True)
@@ -32,54 +35,54 @@ class Constant:
     rate: float
 
     def __str__(self) -> str:
-        return f"constant:{exact(self.rate)}"
+        return f"constant:{_exact(self.rate)}"
 
 
 @dataclass(frozen=True)
 class Poisson:
-    """Independent callers without number: gaps are exponential with mean 1/rate seconds."""
+    """Independent requests: the gaps are exponentially distributed with mean 1/rate seconds."""
 
     rate: float
 
     def __str__(self) -> str:
-        return f"poisson:{exact(self.rate)}"
+        return f"poisson:{_exact(self.rate)}"
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """A Poisson process whose rate goes in a straight line from the begin of the run to its end."""
+    """A Poisson process whose rate changes linearly from the start to the end of the run."""
 
     first: float
     last: float
 
     def __str__(self) -> str:
-        return f"ramp:{exact(self.first)}-{exact(self.last)}"
+        return f"ramp:{_exact(self.first)}-{_exact(self.last)}"
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Poisson processes one after the other, each for an equal part of the run."""
+    """Consecutive Poisson processes; each one lasts for an equal part of the run."""
 
     rates: tuple[float, ...]
 
     def __str__(self) -> str:
-        return f"steps:{','.join(map(exact, self.rates))}"
+        return f"steps:{','.join(map(_exact, self.rates))}"
 
 
 @dataclass(frozen=True)
 class Burst:
-    """``size`` requests in the same moment, every ``period_s`` seconds."""
+    """``size`` simultaneous requests every ``period_s`` seconds."""
 
     size: int
     period_s: float
 
     def __str__(self) -> str:
-        return f"burst:{self.size}/{exact(self.period_s)}"
+        return f"burst:{self.size}/{_exact(self.period_s)}"
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What was recorded: a line a request, seconds since the begin and perhaps ``,images``; or the file of a run."""
+    """Recorded arrivals: a text file with one line ``SECONDS`` or ``SECONDS,IMAGES`` per request, or a run file."""
 
     path: Path
 
@@ -89,7 +92,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Callers who each send the next request when the last one is answered: they slow down with the server."""
+    """Callers that send the next request after the answer to the last one: they slow down together with the server."""
 
     callers: int
 
@@ -97,88 +100,114 @@ class ClosedLoop:
         return f"closed:{self.callers}"
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Planned send times, float64 [N], sorted, seconds since the start; ``sizes`` int32 [N] if a trace contains them."""
+
+    times_s: Times
+    sizes: Sizes | None = None
+
+
 Arrivals = Constant | Poisson | Ramp | Steps | Burst | Trace | ClosedLoop
 
 
+def _positive(text: str, *, zero: bool = False) -> float:
+    value = float(text)
+    if not (value >= 0 if zero else value > 0) or value == math.inf:
+        raise ValueError(f"{text.strip()} must be {'at least 0' if zero else 'more than 0'} and finite")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(f"{value} must be at least 1")
+    return value
+
+
+def _exact(value: float) -> str:
+    """The shortest text that converts back to the same number."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+
+
 def _rates(texts: Iterable[str]) -> tuple[float, ...]:
-    found = tuple(positive(each, zero=True) for each in texts)
-    if not any(found):
-        raise ValueError("one rate at least must be more than 0")
-    return found
+    rates = tuple(_positive(each, zero=True) for each in texts)
+    if not any(rates):
+        raise ValueError("at least one rate must be more than 0")
+    return rates
 
 
-def _ramp_of(text: str) -> Ramp:
-    ends = re.fullmatch("(.*[^-eE])-(.+)", text)  # 1e-5-2e-5 is a ramp as well
+def _parse_ramp(text: str) -> Ramp:
+    ends = re.fullmatch("(.*[^-eE])-(.+)", text)  # 1e-5-2e-5 is a ramp, too
     if ends is None:
-        raise ValueError("a ramp has two rates")
+        raise ValueError("a ramp needs two rates")
     return Ramp(*_rates(ends.groups()))
 
 
-def _burst_of(text: str) -> Burst:
+def _parse_burst(text: str) -> Burst:
     size, slash, period = text.partition("/")
     if not slash:
-        raise ValueError("a burst has a size and a period")
-    return Burst(whole(size), positive(period))
+        raise ValueError("a burst needs a size and a period")
+    return Burst(_count(size), _positive(period))
 
 
-_READERS: dict[str, Callable[[str], Arrivals]] = {
-    "constant": lambda text: Constant(positive(text)),
-    "poisson": lambda text: Poisson(positive(text)),
-    "ramp": _ramp_of,
+_PARSERS: dict[str, Callable[[str], Arrivals]] = {
+    "constant": lambda text: Constant(_positive(text)),
+    "poisson": lambda text: Poisson(_positive(text)),
+    "ramp": _parse_ramp,
     "steps": lambda text: Steps(_rates(text.split(","))),
-    "burst": _burst_of,
+    "burst": _parse_burst,
     "trace": lambda text: Trace(Path(text)),
-    "closed": lambda text: ClosedLoop(whole(text)),
+    "closed": lambda text: ClosedLoop(_count(text)),
 }
 
 
 def parse_arrivals(text: str) -> Arrivals:
-    """Read ``Plan.arrivals``.
+    """Parse ``Plan.arrivals``.
 
     Raises:
-        BadInput: it is none of the grammar, or a rate is not positive.
+        BadInput: the syntax is wrong or a number is out of range.
     """
     kind, _, rest = text.partition(":")
-    if kind not in _READERS or not rest:
-        raise BadInput(f"arrivals {text!r} are not understood; {GRAMMAR}")
+    if kind not in _PARSERS or not rest:
+        raise BadInput(f"invalid arrivals {text!r}; use {SYNTAX}")
     try:
-        return _READERS[kind](rest)
+        return _PARSERS[kind](rest)
     except ValueError as error:
-        raise BadInput(f"arrivals {text!r}: {error}; {GRAMMAR}") from None
+        raise BadInput(f"invalid arrivals {text!r}: {error}; use {SYNTAX}") from None
 
 
-def schedule(arrivals: Arrivals, *, duration_s: float, seed: int, max_count: int = 0) -> Schedule:
-    """The planned times of an open loop, all before ``duration_s``.
+def schedule(arrivals: Arrivals, *, duration_s: float, seed: int) -> Schedule:
+    """Compute the planned send times of an open loop; all are before ``duration_s``.
 
     Args:
-        arrivals: not a closed loop, which has no schedule.
-        duration_s: length of the run, seconds; of a trace what comes later is left out.
-        seed: of the dice; the same seed gives the same times.
-        max_count: requests at most; 0 for no such bound.
+        arrivals: any process except a closed loop.
+        duration_s: length of the run, seconds; the rest of a trace is ignored.
+        seed: the same seed gives the same times.
 
     Raises:
-        BadInput: it would be too long, or a trace cannot be read.
+        BadInput: the schedule is too long, or the trace cannot be read.
     """
     if not 0 < duration_s < math.inf:
-        raise BadInput(f"a duration must be positive and finite, got {duration_s} s")
+        raise BadInput(f"the duration must be positive and finite, got {duration_s} s")
     if isinstance(arrivals, ClosedLoop):
-        raise BadInput("a closed loop has no schedule: its callers send when they are answered")
+        raise BadInput("a closed loop has no schedule: its callers send after each answer")
     if isinstance(arrivals, Trace):
-        found = read_trace(arrivals.path)
+        planned = _read_trace(arrivals.path)
     else:
         expected = max(mean_rate(arrivals) * duration_s, arrivals.size if isinstance(arrivals, Burst) else 0)
-        if expected > MOST_REQUESTS:
+        if expected > MAX_REQUESTS:
             raise BadInput(
-                f"{arrivals} for {duration_s:g} s are {expected:,.0f} requests, more than {MOST_REQUESTS:,}; lower the rate or make the run shorter"
+                f"{arrivals} for {duration_s:g} s gives {expected:,.0f} requests, the limit is {MAX_REQUESTS:,}; "
+                "reduce the rate or the duration"
             )
-        found = Schedule(_times(arrivals, duration_s, np.random.default_rng(seed)))
-    count = int(np.searchsorted(found.times_s, duration_s, "left"))
-    count = min(count, max_count) if max_count else count
-    return Schedule(found.times_s[:count], None if found.sizes is None else found.sizes[:count])
+        planned = Schedule(_times(arrivals, duration_s, np.random.default_rng(seed)))
+    count = int(np.searchsorted(planned.times_s, duration_s, "left"))
+    return Schedule(planned.times_s[:count], None if planned.sizes is None else planned.sizes[:count])
 
 
 def mean_rate(arrivals: Arrivals) -> float:
-    """Requests a second over a run; 0 where only the run itself will tell."""
+    """Mean number of requests per second; 0 if it is not known before the run."""
     match arrivals:
         case Constant() | Poisson():
             return arrivals.rate
@@ -193,13 +222,13 @@ def mean_rate(arrivals: Arrivals) -> float:
 
 
 def with_rate(arrivals: Arrivals, rate: float) -> Arrivals:
-    """The same process at another mean rate.
+    """Return the same process with another mean rate, requests per second.
 
     Raises:
-        BadInput: a trace or a closed loop has none to change, or the rate makes no sense.
+        BadInput: the rate of a trace or a closed loop cannot be changed, or the rate is not positive and finite.
     """
     if not 0 < rate < math.inf:
-        raise BadInput(f"a rate must be positive and finite, got {rate}")
+        raise BadInput(f"the rate must be positive and finite, got {rate}")
     factor = rate / mean_rate(arrivals) if mean_rate(arrivals) else 0.0
     match arrivals:
         case Constant() | Poisson():
@@ -211,40 +240,105 @@ def with_rate(arrivals: Arrivals, rate: float) -> Arrivals:
         case Burst():
             return Burst(arrivals.size, arrivals.period_s / factor)
         case _:
-            raise BadInput(f"{arrivals} cannot come at another rate; choose constant, poisson, ramp, steps or burst")
+            raise BadInput(f"the rate of {arrivals} cannot be changed; use constant, poisson, ramp, steps or burst")
 
 
 def share_of(column: Column, sender: int, senders: int) -> Column:
-    """What one of several senders takes of a column: every ``senders``-th entry, so that together they have each one once."""
+    """Entries of a column for one of several senders: every ``senders``-th one, starting with number ``sender``."""
     return column[sender::senders]
 
 
-def _times(arrivals: Constant | Poisson | Ramp | Steps | Burst, duration_s: float, dice: np.random.Generator) -> Times:
+def parse_sizes(text: str) -> tuple[tuple[int, float], ...]:
+    """Parse images per request: ``4``, or sizes with their shares such as ``1:0.8,8:0.2``; shares are scaled to a sum of 1.
+
+    Raises:
+        BadInput: the syntax is wrong or a number is out of range.
+    """
+    try:
+        pairs = [each.partition(":")[::2] for each in text.split(",")]
+        if len(pairs) > 1 and not all(share for _, share in pairs):
+            raise ValueError("each of several sizes needs a share")
+        sizes = [(_count(size), _positive(share or "1")) for size, share in pairs]
+        if len({size for size, _ in sizes}) < len(sizes):
+            raise ValueError("a size occurs twice")
+    except ValueError as error:
+        raise BadInput(
+            f"invalid sizes {text!r}: {error}; use one size such as 4, or a mix such as 1:0.8,8:0.2"
+        ) from None
+    total = sum(share for _, share in sizes)
+    return tuple((size, share / total) for size, share in sizes)
+
+
+def draw_sizes(sizes: tuple[tuple[int, float], ...], *, count: int, seed: int) -> Sizes:
+    """Draw the sizes of ``count`` requests according to their shares: int32 [count]."""
+    values, shares = zip(*sizes, strict=True)
+    rng = np.random.default_rng((seed, 1))  # independent of the generator of the times
+    return rng.choice(np.array(values, np.int32), size=count, p=np.array(shares) / sum(shares))
+
+
+def _times(arrivals: Constant | Poisson | Ramp | Steps | Burst, duration_s: float, rng: np.random.Generator) -> Times:
     match arrivals:
         case Constant():
             return np.arange(math.ceil(arrivals.rate * duration_s)) / arrivals.rate
         case Poisson():
-            return _poisson(arrivals.rate, duration_s, dice)
+            return _poisson(arrivals.rate, duration_s, rng)
         case Ramp():
-            return _ramp(arrivals, duration_s, dice)
+            return _ramp(arrivals, duration_s, rng)
         case Steps():
             part_s = duration_s / len(arrivals.rates)
             return np.concatenate(
-                [place * part_s + _poisson(rate, part_s, dice) for place, rate in enumerate(arrivals.rates)]
+                [place * part_s + _poisson(rate, part_s, rng) for place, rate in enumerate(arrivals.rates)]
             )
         case Burst():
             return np.repeat(np.arange(math.ceil(duration_s / arrivals.period_s)) * arrivals.period_s, arrivals.size)
 
 
-def _poisson(rate: float, duration_s: float, dice: np.random.Generator) -> Times:
+def _poisson(rate: float, duration_s: float, rng: np.random.Generator) -> Times:
     """Given their number, the times of a Poisson process are uniform (Ross, "Introduction to Probability Models", 5.3)."""
-    return np.sort(dice.random(dice.poisson(rate * duration_s)) * duration_s)
+    return np.sort(rng.random(rng.poisson(rate * duration_s)) * duration_s)
 
 
-def _ramp(ramp: Ramp, duration_s: float, dice: np.random.Generator) -> Times:
-    """A Poisson process on the axis of expected counts, carried back through the inverse of the integral of the rate."""
-    expected = np.sort(dice.random(dice.poisson(mean_rate(ramp) * duration_s))) * mean_rate(ramp) * duration_s
+def _ramp(ramp: Ramp, duration_s: float, rng: np.random.Generator) -> Times:
+    """A Poisson process in expected counts, mapped to time by the inverse of the integral of the rate."""
+    expected = np.sort(rng.random(rng.poisson(mean_rate(ramp) * duration_s))) * mean_rate(ramp) * duration_s
     slope = (ramp.last - ramp.first) / duration_s
-    # expected(t) = first t + slope t^2 / 2; this form of its root loses no digits where the slope is small
+    # expected(t) = first t + slope t^2 / 2; this form of its root stays exact when the slope is small
     times: Times = 2 * expected / (ramp.first + np.sqrt(np.maximum(ramp.first**2 + 2 * slope * expected, 0)))
     return times
+
+
+def _read_trace(path: Path) -> Schedule:
+    if path.name.endswith(".jsonl.gz"):
+        from alexnet_load.run_file import read_run
+
+        records = read_run(path).records
+        return Schedule(records.planned_s, records.images)
+    times: list[float] = []
+    sizes: list[int] = []
+    try:
+        with path.open() as lines:
+            for number, line in enumerate(lines, 1):
+                text = line.partition("#")[0].strip()
+                if text:
+                    _add_line(text, f"{path}, line {number}", times, sizes)
+    except OSError as error:
+        raise BadInput(f"{path}: {reason(error)}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: not a text file") from None
+    if len(sizes) not in (0, len(times)):
+        raise BadInput(f"{path}: only some lines contain a number of images; add it to all lines or to none")
+    return Schedule(np.array(times, np.float64), np.array(sizes, np.int32) if sizes else None)
+
+
+def _add_line(text: str, where: str, times: list[float], sizes: list[int]) -> None:
+    time, _, images = text.partition(",")
+    try:
+        times.append(_positive(time, zero=True))
+        if images:
+            sizes.append(_count(images))
+    except ValueError as error:
+        raise BadInput(f"{where}: {error}; a line is SECONDS or SECONDS,IMAGES") from None
+    if len(times) > 1 and times[-1] < times[-2]:
+        raise BadInput(f"{where}: {times[-1]:g} s is earlier than the line before; sort the file by time")
+    if len(times) > MAX_REQUESTS:
+        raise BadInput(f"{where}: a trace may contain {MAX_REQUESTS:,} requests")

@@ -1,4 +1,4 @@
-"""The options that commands share, and the plan they make."""
+"""Options that several commands share, and the plan they describe."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ import typer
 
 from alexnet_client.client import DEFAULT_TARGET
 from alexnet_client.errors import BadInput
-from alexnet_load.arrivals import parse_sizes
-from alexnet_load.run import Plan
+from alexnet_load.arrivals import SYNTAX, parse_sizes
+from alexnet_load.run import NO_BATCHING, Plan
 
-ARRIVALS = "when requests come: constant:RATE, poisson:RATE, ramp:FROM-TO, steps:R1,R2, burst:SIZE/PERIOD or trace:FILE"
-RATE = 50.0
-"""Requests a second if nobody says: less than any machine serves that this project was tried on."""
-NO_BATCHING = {"max_batch": 1, "min_in_flight": 256, "max_in_flight": 256}
-"""For clients that stand for many separate ones: every request is sent as it is, at once."""
-
-Target = Annotated[str, typer.Option("--target", "-t", help="host:port of a server's gRPC endpoint, or several")]
+Target = Annotated[str, typer.Option("--target", "-t", help="host:port of the gRPC endpoint of one or several servers")]
 Model = Annotated[str, typer.Option("--model", "-m", help="name of the model on the server")]
-Duration = Annotated[float, typer.Option("--duration", "-d", help="how long requests are sent, seconds")]
-WarmUp = Annotated[float, typer.Option(help="the first part of it, which no figure counts, seconds")]
-Sizes = Annotated[str, typer.Option(help="images in a request: 4, or a mix such as 1:0.8,8:0.2")]
-Images = Annotated[str, typer.Option(help="a directory of images to send, or: generated")]
-Senders = Annotated[int, typer.Option("--senders", min=1, max=64, help="processes that send")]
+Duration = Annotated[float, typer.Option("--duration", "-d", help="length of a run including the warm-up, seconds")]
+WarmUp = Annotated[float, typer.Option(help="time at the start of a run that is excluded from the results, seconds")]
+Sizes = Annotated[str, typer.Option(help="images per request: 4, or sizes with their shares such as 1:0.8,8:0.2")]
+Images = Annotated[str, typer.Option(help="directory with images to send, or: generated")]
+Senders = Annotated[int, typer.Option("--senders", min=1, max=64, help="number of sender processes")]
 Timeout = Annotated[float, typer.Option(help="deadline of a request, seconds")]
-Seed = Annotated[int, typer.Option(min=0, help="of arrivals, sizes and generated images")]
-Batch = Annotated[int, typer.Option(min=0, help="most images the client puts in a request; 0: its default")]
-Delay = Annotated[
-    float, typer.Option(help="longest an image waits for others in the client, ms; negative: its default")
+Seed = Annotated[int, typer.Option(min=0, help="seed of arrival times, request sizes and generated images")]
+MaxBatch = Annotated[
+    int, typer.Option(min=0, help="maximum batch size of the client, images; 0: default of the client")
 ]
-Alone = Annotated[
-    bool, typer.Option("--no-batching", help="no batching in the client: each request goes as it is, at once")
+MaxDelay = Annotated[
+    float,
+    typer.Option(
+        help="maximum time for which the client delays a batch to fill it, ms; negative: default of the client"
+    ),
+]
+NoBatching = Annotated[
+    bool, typer.Option("--no-batching", help="send each request immediately and unchanged, like many separate clients")
 ]
 MetricsPort = Annotated[
     int,
@@ -42,31 +41,34 @@ MetricsPort = Annotated[
         "--metrics-port",
         min=0,
         max=65_000,
-        help="show the client's metrics to Prometheus there, such as 8003 (each sender on a port of its own); 0: nowhere",
+        help="port of the client metrics for Prometheus, such as 8003; further senders use the next ports; 0: no metrics",
     ),
 ]
-MetricsAddress = Annotated[str, typer.Option(help="to show the client's metrics on; anybody who reaches it may read")]
-Tls = Annotated[str, typer.Option(help="mutual TLS with the files ca.crt, tls.crt and tls.key of this directory")]
-TlsName = Annotated[str, typer.Option(help="the name in the server's certificate, if it is not the address's")]
-Metrics = Annotated[str, typer.Option(help="host:port of Triton's metrics, where its statistics are closed to you")]
-Json = Annotated[bool, typer.Option("--json", help="print the JSON line only")]
-
+MetricsAddress = Annotated[str, typer.Option(help="address of the client metrics, which have no authentication")]
+Tls = Annotated[str, typer.Option(help="directory with ca.crt, tls.crt and tls.key for mutual TLS")]
+TlsName = Annotated[str, typer.Option(help="host name in the server certificate, if it differs from the address")]
+Metrics = Annotated[
+    str, typer.Option(help="host:port of Triton's metrics, for servers whose statistics you may not read")
+]
+Arrivals = Annotated[str, typer.Option(help=f"arrival process: {SYNTAX}")]
+TrialArrivals = Annotated[str, typer.Option(help="arrival process: constant or poisson")]
+Json = Annotated[bool, typer.Option("--json", help="print only the JSON line")]
 
 MakePlan = Callable[..., Plan]
-"""Makes a command's plan of what differs between commands: ``arrivals``, ``duration_s``, ``warm_up_s``, ``max_count``."""
+"""Makes the plan of a command from ``arrivals``, ``duration_s`` and ``warm_up_s``."""
 
 
 def with_plan(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options that every plan has, but for some; it is called with ``make``, a ``MakePlan``, instead."""
+    """Add the shared options, except ``without``, to a command; the command receives ``make``, a ``MakePlan``, instead."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [each for each in _parameters(command) if each.name != "make"]
-        shared = _parameters(_every_plan)
+        shared = _parameters(_shared_options)
         shown = [*own, *(each for each in shared if each.name not in without)]
 
         def call(**given: Any) -> None:
-            chosen = {each.name: given.pop(each.name, each.default) for each in shared}
-            command(make=partial(_make_plan, **chosen), **given)
+            values = {each.name: given.pop(each.name, each.default) for each in shared}
+            command(make=partial(_make_plan, **values), **given)
 
         call.__name__, call.__doc__ = command.__name__, command.__doc__
         call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # typer reads it
@@ -77,11 +79,11 @@ def with_plan(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]
 
 
 def _parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
-    found = inspect.signature(function, eval_str=True).parameters.values()
-    return [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in found]
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
 
 
-def _every_plan(
+def _shared_options(
     target: Target = DEFAULT_TARGET,
     model: Model = "alexnet",
     sizes: Sizes = "1",
@@ -89,26 +91,30 @@ def _every_plan(
     senders: Senders = 1,
     timeout: Timeout = 10.0,
     seed: Seed = 0,
-    batch: Batch = 0,
-    delay_ms: Delay = -1.0,
-    no_batching: Alone = False,
+    max_batch: MaxBatch = 0,
+    max_delay_ms: MaxDelay = -1.0,
+    no_batching: NoBatching = False,
     metrics_port: MetricsPort = 0,
     metrics_address: MetricsAddress = "127.0.0.1",
     tls: Tls = "",
     tls_name: TlsName = "",
 ) -> None:
-    """The options of every plan."""
+    """Only the signature is used."""
 
 
-def _make_plan(*, sizes: str, timeout: float, batch: int, delay_ms: float, no_batching: bool, **plan: Any) -> Plan:
-    """A checked plan; raises ``BadInput``."""
+def _make_plan(
+    *, sizes: str, timeout: float, max_batch: int, max_delay_ms: float, no_batching: bool, **plan: Any
+) -> Plan:
+    """Validate the options; raises ``BadInput``."""
     if not 0 <= plan["warm_up_s"] < plan["duration_s"]:
-        raise BadInput(f"the warm-up, {plan['warm_up_s']:g} s, must end before the run, {plan['duration_s']:g} s, does")
+        raise BadInput(
+            f"the warm-up must be shorter than the run, got {plan['warm_up_s']:g} s of {plan['duration_s']:g} s"
+        )
+    if max_batch and no_batching:
+        raise BadInput("--max-batch and --no-batching exclude each other")
     batching: dict[str, Any] = dict(NO_BATCHING) if no_batching else {}
-    if batch and no_batching:
-        raise BadInput("--batch and --no-batching exclude each other; leave one out")
-    if batch:
-        batching["max_batch"] = batch
-    if delay_ms >= 0:
-        batching["max_delay_s"] = delay_ms / 1000
+    if max_batch:
+        batching["max_batch"] = max_batch
+    if max_delay_ms >= 0:
+        batching["max_delay_s"] = max_delay_ms / 1000
     return Plan(sizes=parse_sizes(sizes), timeout_s=timeout, batching=batching, **plan)

@@ -1,4 +1,4 @@
-"""What a run is and what it leaves: the plan, one record a request, what both sides counted. Records, no behaviour."""
+"""Data of a load test: the plan, one record per request, and the statistics of client and server. No behaviour."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ import numpy.typing as npt
 from alexnet_client.connection import Connection
 
 OK = "ok"
-"""The outcome of a request that was answered; the others are the client's exceptions in snake case."""
+"""Outcome of an answered request; all other outcomes are the client's exceptions in snake case."""
+NO_BATCHING = {"max_batch": 1, "min_in_flight": 256, "max_in_flight": 256}
+"""``BatchOptions`` of a client that sends each request immediately and unchanged, like many separate clients would."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked of the load tester.
+    """What the load generator sends.
 
     Attributes:
-        target: the servers, as ``alexnet_client.Client`` takes them.
-        model: its name there.
-        arrivals: when requests come, such as "poisson:200" (open loop) or "closed:16" (callers who wait for answers).
-        duration_s: how long requests are sent, warm-up included, seconds.
-        warm_up_s: the first part of it, which no figure counts, seconds.
-        sizes: images in a request, and the share of requests with so many.
-        images: where they come from: "generated" or a directory.
-        senders: processes that send.
+        target: server addresses in the format of ``alexnet_client.Client``.
+        model: name of the model on the server.
+        arrivals: arrival process, such as "poisson:200" (open loop) or "closed:16" (closed loop).
+        duration_s: how long requests are sent, including the warm-up, seconds.
+        warm_up_s: time at the start that is excluded from all results, seconds.
+        sizes: pairs of images per request and share of such requests.
+        images: "generated" or a directory.
+        senders: number of sender processes.
         timeout_s: deadline of a request, seconds.
-        max_count: requests after which the run ends, whatever the time; 0 for no such bound.
-        seed: of the arrivals, the sizes and the generated images.
+        seed: seed of the arrival times, request sizes and generated images.
         batching: fields of ``alexnet_client.BatchOptions`` that differ from the defaults.
-        metrics_port: where the first sender shows its client's metrics, the next ones on the ports after it; 0 for nowhere.
-        metrics_address: on which it does.
+        metrics_port: port of the first sender's client metrics; the other senders use the following ports; 0 for none.
+        metrics_address: address on which the client metrics are served.
         tls: directory with ca.crt, tls.crt and tls.key for mutual TLS; empty for none.
-        tls_name: the name in the servers' certificates, if it is not their address's.
+        tls_name: host name in the server certificate if it differs from the address.
     """
 
     target: str = "127.0.0.1:8001"
@@ -47,7 +48,6 @@ class Plan:
     images: str = "generated"
     senders: int = 1
     timeout_s: float = 10.0
-    max_count: int = 0
     seed: int = 0
     batching: dict[str, Any] = field(default_factory=dict)
     metrics_port: int = 0
@@ -57,33 +57,33 @@ class Plan:
 
     @property
     def connection(self) -> Connection:
-        """How its servers are reached."""
+        """Connection options for the servers."""
         return Connection.secured(Path(self.tls) if self.tls else None, self.tls_name)
 
     @property
     def closed_loop(self) -> bool:
-        """Whether callers wait for answers before they send again."""
+        """Whether each caller waits for an answer before it sends the next request."""
         return self.arrivals.startswith("closed:")
 
 
 @dataclass(frozen=True)
 class Records:
-    """One entry a request, in the order of their planned times; seconds since the run began.
+    """One entry per request, sorted by planned time; times are seconds since the start of the run.
 
     Attributes:
-        planned_s: when it was to be sent, float64 [N].
-        sent_s: when its first image left the client for a server, float64 [N]; for one that never did, when that was clear.
-        ended_s: when its answer or error was there, float64 [N].
-        late_s: how much after its planned time it was handed to the client: the sender's own lag, float64 [N].
-        images: how many it held, int32 [N].
+        planned_s: planned send time, float64 [N].
+        sent_s: time when the first image left the client, float64 [N]; if none did, the time when the request failed.
+        ended_s: time of the answer or error, float64 [N].
+        lag_s: load generator lag: delay between the planned time and the call of the client, float64 [N].
+        images: images in the request, int32 [N].
         outcome: index into ``outcomes``, int16 [N].
-        outcomes: their names; ``OK`` is the first.
+        outcomes: names of the outcomes; the first one is ``OK``.
     """
 
     planned_s: npt.NDArray[np.float64]
     sent_s: npt.NDArray[np.float64]
     ended_s: npt.NDArray[np.float64]
-    late_s: npt.NDArray[np.float64]
+    lag_s: npt.NDArray[np.float64]
     images: npt.NDArray[np.int32]
     outcome: npt.NDArray[np.int16]
     outcomes: tuple[str, ...] = (OK,)
@@ -92,22 +92,22 @@ class Records:
         return len(self.planned_s)
 
 
-@dataclass(frozen=True)
-class ClientSide:
-    """What the senders' clients counted over the whole run, warm-up included.
+@dataclass
+class ClientStatistics:
+    """What the clients of all senders counted during the whole run, including the warm-up.
 
     Attributes:
-        wall_s: from the first planned time to the last answer, seconds.
-        cpu_s: processor time of each sender, seconds.
-        attempts: requests that went to servers, by outcome.
-        batches: images in a request that went to a server -> how many such requests were answered.
-        images: images in answered requests.
-        queued_s, encoded_s, served_s, decoded_s: sums over images of the time each spent in a phase: waiting for its
-            batch to leave, made into bytes, on the wire and at the server, read.
-        retries, retry_budget_exhausted: attempts made again or not, by reason.
-        hedges, ejections: how many.
-        errors: an example of each outcome that is not ``OK``.
-        interrupted: the run was ended before its time.
+        wall_s: time from the first planned request to the last answer, seconds.
+        cpu_s: CPU time of each sender, seconds.
+        attempts: attempts to send a batch to a server, by outcome.
+        batches: images in a batch -> number of answered batches of this size.
+        images: images in answered batches.
+        queued_s, encoded_s, served_s, decoded_s: time in each phase, summed over images, seconds: waiting in the client
+            queue, encoding, network and server, decoding.
+        retries, retry_budget_exhausted: retries, and retries that the retry budget prevented, by reason.
+        hedges, ejections: number of hedged attempts and of ejected replicas.
+        errors: one example for each outcome that is not ``OK``.
+        interrupted: whether the run was stopped early.
     """
 
     wall_s: float = 0.0
@@ -128,21 +128,20 @@ class ClientSide:
 
 
 @dataclass(frozen=True)
-class ServerSide:
-    """What Triton counted of the model between the run's begin and end: the difference of its statistics, over all servers.
+class ServerStatistics:
+    """What Triton counted for the model during the run, summed over all servers.
 
     Attributes:
-        servers: how many were asked.
+        servers: number of servers.
         success, failure: requests.
-        inferences: images that were computed.
-        executions: batches that were computed.
-        rejected: requests refused for a full queue or an expired queue timeout; None where the server does not count them.
-        queue_s, input_s, infer_s, output_s: sums over requests of the time each spent in a phase.
-        request_s: sums over successful requests of the time each spent in the server.
-        busy_s: sum over executions of input, infer and output: the time that instances worked.
-        batches: images in an execution -> executions.
-        instances: of the model, over all servers: so many executions can run at once.
-        wall_s: between the two looks, seconds.
+        inferences: processed images.
+        executions: processed batches.
+        queue_s, input_s, infer_s, output_s: time in each phase, summed over requests, seconds.
+        request_s: time in the server, summed over successful requests, seconds.
+        busy_s: input, infer and output time, summed over executions: the time instances were busy, seconds.
+        batches: images in an execution -> number of executions of this size.
+        instances: model instances on all servers, which is the number of simultaneous executions.
+        wall_s: time between the first and the last reading of the counters, seconds.
     """
 
     servers: int = 1
@@ -150,7 +149,6 @@ class ServerSide:
     failure: int = 0
     inferences: int = 0
     executions: int = 0
-    rejected: int | None = None
     queue_s: float = 0.0
     input_s: float = 0.0
     infer_s: float = 0.0
@@ -164,23 +162,23 @@ class ServerSide:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was made, or as much of it as its file holds.
+    """A load test, or as much of it as its file contains.
 
     Attributes:
-        plan: what was asked.
-        records: of all requests, those of the warm-up too.
-        client: what the senders counted; None if the file ends too early.
-        server: what the servers counted; None if nobody could ask them, for the reason in ``server_missing``.
-        server_missing: why not, in words.
-        machine: where the senders ran, in words.
-        started: when, ISO 8601 with the time zone.
-        version: of this package.
+        plan: what was sent.
+        records: all requests, including those of the warm-up.
+        client: statistics of the clients; None if the file is incomplete.
+        server: statistics of the servers; None if they were not available.
+        server_missing: why ``server`` is None.
+        machine: CPU of the load generator.
+        started: start time, ISO 8601 with the time zone.
+        version: version of this package.
     """
 
     plan: Plan
     records: Records
-    client: ClientSide | None = None
-    server: ServerSide | None = None
+    client: ClientStatistics | None = None
+    server: ServerStatistics | None = None
     server_missing: str = ""
     machine: str = ""
     started: str = ""

@@ -1,6 +1,6 @@
-"""A run in figures: percentiles, rates, slices of time, and whether the figures can be trusted.
+"""Results of a run: percentiles, rates, time windows, and whether the results are reliable.
 
-Pure: it reads records and nothing else, so that a run can be told of again without being made again.
+Uses only the records of a run, so that a run can be evaluated again.
 """
 
 from __future__ import annotations
@@ -13,30 +13,32 @@ import numpy.typing as npt
 from hdrh.histogram import HdrHistogram
 
 from alexnet_load.run import OK, Records, Run
-from alexnet_load.steady import judge_steadiness
+from alexnet_load.steady_state import find_steady_state
 
-LEAST_US, MOST_US, DIGITS = 1, 3_600_000_000, 3
-WINDOWS, SHORTEST_S = 60, 0.25
+MIN_US, MAX_US, DIGITS = 1, 3_600_000_000, 3
+MAX_WINDOWS, MIN_WINDOW_S = 60, 0.25
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9, 99.99)
-BEYOND = 10
-"""A percentile counts only if so many requests lie beyond it: the p99.99 of 500 requests is their maximum, no percentile."""
+MIN_REQUESTS_ABOVE = 10
+"""A percentile is reported only if this many requests are above it: the p99.99 of 500 requests would be their maximum."""
 LAG_MS, LAG_SHARE = 5.0, 0.1
-"""The sender is too late if its p99 of lag is more than this, and more than this share of the p99 of the response."""
+"""The load generator is the bottleneck if the p99 of its lag exceeds both this time and this share of the p99 response time."""
 BUSY = 0.95
-"""A sender whose process works more than this share of the time is its own limit."""
+"""A sender whose CPU utilisation exceeds this share is the bottleneck."""
+OVERLOAD_SHARE = 0.05
+"""Share of the planned requests that may be neither answered nor failed at the end; more means that a queue grew."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A slice of the run's time; requests belong to the slice of their planned time.
+    """One time window of a run; a request belongs to the window of its planned time.
 
     Attributes:
-        start_s: its begin, seconds since the run began.
-        seconds: its length.
-        sent, failed: requests planned in it, and those of them that failed.
-        ok: answers that came in it.
-        images: in these answers: throughput.
-        p50_ms, p99_ms: response time of answered requests, milliseconds; None if there is none.
+        start_s: start, seconds since the start of the run.
+        seconds: length.
+        sent, failed: requests planned in the window, and those of them that failed.
+        ok: answers that arrived in the window.
+        images: images in these answers.
+        p50_ms, p99_ms: response time of the answered requests, milliseconds; None without answers.
     """
 
     start_s: float
@@ -51,21 +53,21 @@ class Window:
 
 @dataclass(frozen=True)
 class Summary:
-    """The measured part of a run, warm-up excluded.
+    """Results of the measured period, which excludes the warm-up.
 
     Attributes:
-        seconds: its length.
-        requests, ok, images: requests, those answered, and images in these.
-        errors: requests by outcome that is not ok.
-        planned_rate, sent_rate, ok_rate, image_rate: a second: requests planned within the measured part, requests sent
-            within it, answers that came within it, and images in these; 0 if the part has no length.
-        response: HdrHistogram of answered requests from the planned time, microseconds: what a user would have seen.
-        service: the same from the time when they left the client for a server.
-        lag: of all requests, how late they were handed to the client, microseconds.
-        windows: slices of time, the warm-up's too.
-        steady_from_s: when the run became steady, seconds since it began; None if it never did.
-        unsteady: why it is not steady, in words; empty if it is.
-        sender_limited: why the sender and not the server was the limit, in words; empty if it was not.
+        seconds: length of the measured period.
+        requests, ok, images: requests, answered requests, and images in these.
+        errors: failed requests by outcome.
+        planned_rate, sent_rate, ok_rate, image_rate: per second: requests planned, requests sent, answers received and images
+            in these answers within the measured period; 0 if it has no length.
+        response: HdrHistogram of the response times of answered requests, from the planned time, microseconds.
+        service: the same from the time when the request left the client.
+        lag: HdrHistogram of the load generator lag of all requests, microseconds.
+        windows: time windows, including those of the warm-up.
+        steady_from_s: start of the steady state, seconds since the start of the run; None if there is none.
+        unsteady: why there is no steady state; empty if there is one.
+        generator_limited: why the load generator was the bottleneck; empty if it was not.
     """
 
     seconds: float
@@ -83,36 +85,41 @@ class Summary:
     windows: tuple[Window, ...]
     steady_from_s: float | None
     unsteady: str
-    sender_limited: str
+    generator_limited: str
+
+    @property
+    def error_share(self) -> float:
+        """Failed requests as a share of all requests."""
+        return sum(self.errors.values()) / max(1, self.requests)
 
 
 def summarize(run: Run) -> Summary:
-    """The figures of a run; latencies are those of answered requests, and come from HdrHistogram alone.
+    """Compute the results of a run.
 
-    The measured part begins with the end of the warm-up and ends with the sending. A request belongs to it if its planned
-    time does, whenever its answer came; a rate counts what happened within it.
+    The measured period lasts from the end of the warm-up to the end of sending. A request belongs to it if its planned time
+    does, independent of the time of its answer; rates count what happened within the period.
     """
-    records, begin_s, end_s = run.records, run.plan.warm_up_s, sending_ended_s(run)
-    inside = (records.planned_s >= begin_s) & (records.planned_s <= end_s)
+    records, start_s, end_s = run.records, run.plan.warm_up_s, sending_ended_s(run)
+    measured = (records.planned_s >= start_s) & (records.planned_s <= end_s)
     answered = records.outcome == 0
-    ok = inside & answered
+    ok = measured & answered
     response, service = (histogram((records.ended_s - since)[ok]) for since in (records.planned_s, records.sent_s))
-    lag = histogram(records.late_s[inside])
+    lag = histogram(records.lag_s[measured])
     windows = _windows(records, end_s)
-    measured = [each for each in windows if each.start_s >= begin_s]
-    steadiness = judge_steadiness([each.start_s for each in measured], [each.p50_ms for each in measured])
-    seconds = max(0.0, end_s - begin_s)
+    after_warm_up = [each for each in windows if each.start_s >= start_s]
+    steady = find_steady_state([each.start_s for each in after_warm_up], [each.p50_ms for each in after_warm_up])
+    seconds = max(0.0, end_s - start_s)
 
     def rate(times_s: npt.NDArray[np.float64], counts: npt.NDArray[Any]) -> float:
-        # the end itself is left out: so many requests as there are gaps, and not one more
-        return float(counts[(times_s >= begin_s) & (times_s < end_s)].sum()) / seconds if seconds else 0.0
+        # the end is excluded, so that n requests at equal gaps count as n gaps
+        return float(counts[(times_s >= start_s) & (times_s < end_s)].sum()) / seconds if seconds else 0.0
 
     return Summary(
         seconds=seconds,
-        requests=int(inside.sum()),
+        requests=int(measured.sum()),
         ok=int(ok.sum()),
         images=int(records.images[ok].sum()),
-        errors=_errors(records, inside),
+        errors=_errors(records, measured),
         planned_rate=rate(records.planned_s, np.ones(len(records))),
         sent_rate=rate(records.sent_s, np.ones(len(records))),
         ok_rate=rate(records.ended_s, answered),
@@ -121,116 +128,129 @@ def summarize(run: Run) -> Summary:
         service=service,
         lag=lag,
         windows=tuple(windows),
-        steady_from_s=steadiness.steady_from_s,
-        unsteady=steadiness.reason,
-        sender_limited=_sender_limited(run, lag, response),
+        steady_from_s=steady.from_s,
+        unsteady=steady.reason,
+        generator_limited=_generator_limited(run, lag, response),
     )
 
 
 def histogram(seconds: npt.NDArray[np.float64]) -> Any:
-    """An HdrHistogram of durations, in microseconds: from 1 us to an hour with three significant digits."""
-    found = HdrHistogram(LEAST_US, MOST_US, DIGITS)
-    values, counts = np.unique(np.clip(np.rint(seconds * 1e6), LEAST_US, MOST_US).astype(np.int64), return_counts=True)
+    """Return an HdrHistogram of durations in microseconds: from 1 us to one hour with three significant digits."""
+    found = HdrHistogram(MIN_US, MAX_US, DIGITS)
+    values, counts = np.unique(np.clip(np.rint(seconds * 1e6), MIN_US, MAX_US).astype(np.int64), return_counts=True)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         found.record_value(value, count)
     return found
 
 
 def percentile_ms(found: Any, percentile: float) -> float:
-    """A percentile of an HdrHistogram, milliseconds; infinite if nothing was answered: no latency at all is the worst."""
+    """Return a percentile of an HdrHistogram, milliseconds; infinite if the histogram is empty."""
     return float(found.get_value_at_percentile(percentile)) / 1000 if found.total_count else float("inf")
 
 
 def percentiles(found: Any) -> dict[str, float]:
-    """Milliseconds by name: p50, those of the others that have ``BEYOND`` requests beyond them, and the maximum."""
+    """Return percentiles by name, milliseconds: p50, those with ``MIN_REQUESTS_ABOVE`` requests above them, and the maximum."""
     named = {
         f"p{each:g}": percentile_ms(found, each)
         for each in PERCENTILES
-        if round(found.total_count * (100 - each), 6) >= 100 * BEYOND or each == PERCENTILES[0]
+        if round(found.total_count * (100 - each), 6) >= 100 * MIN_REQUESTS_ABOVE or each == PERCENTILES[0]
     }
     return {**named, "max": found.get_max_value() / 1000} if found.total_count else {}
 
 
+def warnings(run: Run, summary: Summary) -> list[str]:
+    """Return the sentences that a report shows before all results: reasons why the results may mislead."""
+    texts = []
+    if summary.generator_limited:
+        texts.append(
+            f"The load generator was the bottleneck, so the results do not describe the server: {summary.generator_limited}."
+        )
+    ended = summary.ok_rate * summary.seconds + sum(summary.errors.values())
+    if not run.plan.closed_loop and ended < (1 - OVERLOAD_SHARE) * summary.requests:
+        texts.append(
+            f"Overload: {summary.planned_rate:.1f} requests/s were sent, {summary.ok_rate:.1f} were answered. The response "
+            "times depend on the length of the run, not only on the server."
+        )
+    if summary.unsteady:
+        texts.append(f"No steady state: {summary.unsteady}.")
+    if run.client is None:
+        texts.append("The run file is incomplete: the statistics of client and server are missing.")
+    elif run.client.interrupted:
+        texts.append("The run was interrupted.")
+    return texts
+
+
 def as_json(summary: Summary, run: Run) -> dict[str, Any]:
-    """The run as one record for machines; latencies in milliseconds."""
-    figures = {
-        "seconds": round(summary.seconds, 3),
-        "requests": summary.requests,
-        "ok": summary.ok,
-        "images": summary.images,
-        "errors": summary.errors,
-        **{name: round(getattr(summary, name), 2) for name in ("planned_rate", "sent_rate", "ok_rate", "image_rate")},
-    }
+    """Return the run as one JSON object; latencies in milliseconds."""
+    rates = ("planned_rate", "sent_rate", "ok_rate", "image_rate")
     latencies = {
         f"{name}_ms": {each: round(value, 3) for each, value in percentiles(getattr(summary, name)).items()}
         for name in ("response", "service", "lag")
     }
     return {
         "plan": asdict(run.plan),
-        **figures,
+        "seconds": round(summary.seconds, 3),
+        **{name: getattr(summary, name) for name in ("requests", "ok", "images", "errors")},
+        **{name: round(getattr(summary, name), 2) for name in rates},
         **latencies,
-        "steady_from_s": summary.steady_from_s,
-        "unsteady": summary.unsteady,
-        "sender_limited": summary.sender_limited,
+        **{name: getattr(summary, name) for name in ("steady_from_s", "unsteady", "generator_limited")},
         "client": None if run.client is None else asdict(run.client),
         "server": None if run.server is None else asdict(run.server),
-        "server_missing": run.server_missing,
-        "machine": run.machine,
-        "started": run.started,
-        "version": run.version,
+        **{name: getattr(run, name) for name in ("server_missing", "machine", "started", "version")},
     }
 
 
 def sending_ended_s(run: Run) -> float:
-    """When the sending ended: as planned, or with the last request if the run was broken off, or its count or trace ended."""
+    """Return the end of sending: the planned one, or the last request if the run was interrupted or its arrivals ended."""
     plan, client = run.plan, run.client
     last_s = float(run.records.planned_s[-1]) if len(run.records) else 0.0
-    counted = plan.max_count and len(run.records) >= plan.max_count
-    cut = client is None or client.interrupted or counted or plan.arrivals.startswith("trace:")
-    return min(plan.duration_s, last_s) if cut else plan.duration_s
+    ended_early = client is None or client.interrupted or plan.arrivals.startswith("trace:")
+    return min(plan.duration_s, last_s) if ended_early else plan.duration_s
 
 
-def _errors(records: Records, inside: npt.NDArray[np.bool_]) -> dict[str, int]:
-    counts = np.bincount(records.outcome[inside], minlength=len(records.outcomes)).tolist()
+def _errors(records: Records, measured: npt.NDArray[np.bool_]) -> dict[str, int]:
+    counts = np.bincount(records.outcome[measured], minlength=len(records.outcomes)).tolist()
     return {name: count for name, count in zip(records.outcomes, counts, strict=True) if name != OK and count}
 
 
 def _windows(records: Records, end_s: float) -> list[Window]:
-    """Slices of equal length that fill the time of the sending, and at least ``SHORTEST_S`` each."""
-    count = min(WINDOWS, max(1, int(end_s / SHORTEST_S)))
-    seconds = max(SHORTEST_S, end_s / count)
-    planned = np.minimum(records.planned_s / seconds, count - 1).astype(int)  # one at the very end is of the last slice
+    """Windows of equal length from the start to the end of sending."""
+    count = min(MAX_WINDOWS, max(1, int(end_s / MIN_WINDOW_S)))
+    seconds = max(MIN_WINDOW_S, end_s / count)
+    planned = np.minimum(records.planned_s / seconds, count - 1).astype(int)  # the very end belongs to the last window
     ended = (records.ended_s / seconds).astype(int)
     ok = records.outcome == 0
-    found = []
+    windows = []
     for place in range(count):
-        sent, came = planned == place, (ended == place) & ok
+        sent, arrived = planned == place, (ended == place) & ok
         response_ms = 1000 * (records.ended_s - records.planned_s)[sent & ok]
-        middle, high = np.percentile(response_ms, (50, 99)) if len(response_ms) else (None, None)
-        found.append(
+        p50_ms, p99_ms = map(float, np.percentile(response_ms, (50, 99))) if len(response_ms) else (None, None)
+        windows.append(
             Window(
                 start_s=place * seconds,
                 seconds=seconds,
                 sent=int(sent.sum()),
-                ok=int(came.sum()),
+                ok=int(arrived.sum()),
                 failed=int((sent & ~ok).sum()),
-                images=int(records.images[came].sum()),
-                p50_ms=None if middle is None else float(middle),
-                p99_ms=None if high is None else float(high),
+                images=int(records.images[arrived].sum()),
+                p50_ms=p50_ms,
+                p99_ms=p99_ms,
             )
         )
-    return found
+    return windows
 
 
-def _sender_limited(run: Run, lag: Any, response: Any) -> str:
-    """Why the sender was the limit, if it was; callers of a closed loop are never late, so there only its processor tells."""
-    remedy = f"use more senders (--senders {run.plan.senders + 1}), or a machine with more processors"
-    late_ms = percentile_ms(lag, 99) if lag.total_count else 0.0
-    slow_ms = percentile_ms(response, 99) if response.total_count else 0.0
-    if not run.plan.closed_loop and late_ms > max(LAG_MS, LAG_SHARE * slow_ms):
-        return f"1 % of requests were more than {late_ms:.1f} ms late, in a p99 of {slow_ms:.1f} ms; {remedy}"
+def _generator_limited(run: Run, lag: Any, response: Any) -> str:
+    """Why the load generator was the bottleneck; in a closed loop requests have no lag, so only CPU utilisation shows it."""
+    remedy = f"use more senders (--senders {run.plan.senders + 1}) or a machine with more CPUs"
+    lag_ms = percentile_ms(lag, 99) if lag.total_count else 0.0
+    response_ms = percentile_ms(response, 99) if response.total_count else 0.0
+    if not run.plan.closed_loop and lag_ms > max(LAG_MS, LAG_SHARE * response_ms):
+        return (
+            f"p99 of the load generator lag is {lag_ms:.1f} ms, p99 of the response time {response_ms:.1f} ms; {remedy}"
+        )
     if run.client is not None and run.client.cpu_s and run.client.wall_s > 1:
-        busiest = max(run.client.cpu_s) / run.client.wall_s
-        if busiest > BUSY:
-            return f"a sender's process worked {busiest:.0%} of the time; {remedy}"
+        utilisation = max(run.client.cpu_s) / run.client.wall_s
+        if utilisation > BUSY:
+            return f"the CPU utilisation of a sender was {utilisation:.0%}; {remedy}"
     return ""

@@ -1,77 +1,69 @@
-"""Runs as trials: at a rate, for the SLO search and for the sweep of the throughput-latency curve."""
+"""Single runs at a given rate, for the SLO search and for the sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 
 from alexnet_load.arrivals import parse_arrivals, with_rate
-from alexnet_load.conduct import Progress, conduct
-from alexnet_load.knee import CurvePoint
 from alexnet_load.run import Plan
-from alexnet_load.slo import Objective, Trial
+from alexnet_load.runner import OnProgress, run_plan
+from alexnet_load.slo import Slo, Trial
 from alexnet_load.summary import Summary, percentile_ms, summarize
-
-OnProgress = Callable[[Progress], None]
-
-
-def at_rate(plan: Plan, rate: float) -> Plan:
-    """The same plan with another mean rate of arrivals, requests a second."""
-    return replace(plan, arrivals=str(with_rate(parse_arrivals(plan.arrivals), rate)))
+from alexnet_load.sweep import CurvePoint
 
 
 class Trials:
-    """Runs of a plan at any rate, judged; each has dice of its own, or the same arrivals would be tried again and again.
+    """Runs a plan at any rate; each trial uses another seed, because equal arrivals give no new information.
 
     Args:
-        plan: what a trial is.
-        objective: what its percentile is.
-        on_progress: told how a trial goes.
+        plan: the plan of a trial.
+        slo: defines the percentile to report.
+        on_progress: called several times per second.
     """
 
-    def __init__(self, plan: Plan, objective: Objective, *, on_progress: OnProgress) -> None:
-        self._plan, self._objective, self._on_progress = plan, objective, on_progress
+    def __init__(self, plan: Plan, slo: Slo, *, on_progress: OnProgress) -> None:
+        self._plan, self._slo, self._on_progress = plan, slo, on_progress
         self._seeds = count(plan.seed)
 
     def __call__(self, rate: float) -> Trial:
-        """A run at a rate, requests a second.
+        """Run a trial at a rate, requests per second.
 
         Raises:
-            ClientError: as ``conduct``.
+            ClientError: see ``run_plan``.
         """
-        plan = replace(at_rate(self._plan, rate), seed=next(self._seeds))
-        summary = _summary(plan, self._on_progress)
+        summary = _run(replace(self._plan, seed=next(self._seeds)), rate, self._on_progress)
         return Trial(
             rate=rate,
-            value_ms=percentile_ms(summary.response, self._objective.percentile),
-            errors=sum(summary.errors.values()) / max(1, summary.requests),
+            value_ms=percentile_ms(summary.response, self._slo.percentile),
+            errors=summary.error_share,
             requests=summary.requests,
             achieved=summary.ok_rate,
-            sender_limited=summary.sender_limited,
+            generator_limited=summary.generator_limited,
             steady=not summary.unsteady,
         )
 
 
-def point(plan: Plan, rate: float, *, on_progress: OnProgress) -> CurvePoint:
-    """One point of the throughput-latency curve.
+def measure_point(plan: Plan, rate: float, *, on_progress: OnProgress) -> CurvePoint:
+    """Measure one point of the throughput-latency curve.
 
     Raises:
-        ClientError: as ``conduct``.
+        ClientError: see ``run_plan``.
     """
-    summary = _summary(at_rate(plan, rate), on_progress)
+    summary = _run(plan, rate, on_progress)
     return CurvePoint(
         rate=rate,
         image_rate=summary.image_rate,
         p50_ms=percentile_ms(summary.response, 50),
         p99_ms=percentile_ms(summary.response, 99),
-        errors=sum(summary.errors.values()) / max(1, summary.requests),
+        errors=summary.error_share,
     )
 
 
-def _summary(plan: Plan, on_progress: OnProgress) -> Summary:
-    """The figures of a whole run; Ctrl-C ends more than the run: what was cut off is no trial."""
-    run = conduct(plan, on_progress=on_progress)
+def _run(plan: Plan, rate: float, on_progress: OnProgress) -> Summary:
+    """Results of a run at a mean rate; Ctrl-C ends the whole command, because an interrupted run is not a valid trial."""
+    arrivals = str(with_rate(parse_arrivals(plan.arrivals), rate))
+    run = run_plan(replace(plan, arrivals=arrivals), on_progress=on_progress)
     if run.client is not None and run.client.interrupted:
         raise KeyboardInterrupt
     return summarize(run)

@@ -1,208 +1,308 @@
-"""Settings tried on real servers, and the best one written as a named configuration. The shell around ``tuning``."""
+"""Tune Triton's instances, threads, queue delay and preferred batch size for an SLO, with trials on real servers.
+
+The search changes one thing at a time: first instances x threads, then the queue delay, then the preferred batch size. Each
+time the setting with the highest rate that meets the SLO is kept. At the end the best setting and the default are measured in
+turns, and the default stays unless the best one wins every time.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import shutil
+import statistics
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
 
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
-from alexnet_client import BatchOptions
+from alexnet_client.cpus import usable_cpus
 from alexnet_client.errors import BadInput, ClientError
-from alexnet_load.atomic import check_writable, write_atomically
-from alexnet_load.conduct import Progress
-from alexnet_load.options import NO_BATCHING
+from alexnet_client.files import check_writable, reason, write_text
 from alexnet_load.run import Plan
-from alexnet_load.slo import Found, Objective, search
-from alexnet_load.trial_server import Config, changed, read_config, serving
+from alexnet_load.runner import OnProgress
+from alexnet_load.slo import Slo
+from alexnet_load.slo_search import search
+from alexnet_load.trial_server import serving
 from alexnet_load.trials import Trials
-from alexnet_load.tuning import Setting, Tuned, changes, describe, tune
 
-PRECISIONS = (0.2, 0.1, 0.05)
-"""How near a search comes, by rung; a duel has the last one's. Its rounds are what repeats a trial."""
-SEEDS = 1000
-"""Between two measurements: more than a search has trials, so that none sees another one's arrivals."""
+Config: TypeAlias = model_config_pb2.ModelConfig
+Changes: TypeAlias = dict[str, list[dict[str, Any]]]
+ROUNDS = 3
+"""Comparisons of the best setting with the default."""
+PRECISION = 0.1
+SEEDS_PER_MEASUREMENT = 1000
+"""More than a search has trials, so that no two measurements use the same arrivals."""
 THREADS = "intra_op_thread_count"
-OnProgress = Callable[[Progress], None]
-OnStep = Callable[[str], None]
 
 
-def default_setting(repository: Path, model: str, batching: BatchOptions | None = None) -> Setting:
-    """What a repository and a client are now.
+@dataclass(frozen=True)
+class Setting:
+    """The tuned part of a model configuration.
 
-    Raises:
-        BadInput: there is no such model, or its configuration says nothing of what is tuned.
+    Attributes:
+        instances: instances of the model.
+        threads: threads of each instance; 0 for one per CPU.
+        queue_delay_us: maximum time for which Triton delays a batch to fill it, microseconds.
+        preferred_batch: preferred batch size; 0 for none.
     """
-    config, batching = read_config(repository, model), batching or BatchOptions()
-    if not config.HasField("dynamic_batching") or len(config.instance_group) != 1:
-        raise BadInput(f"{model}: only a model with dynamic batching and one instance group can be tuned")
-    return Setting(
-        instances=config.instance_group[0].count,
-        threads=int(config.parameters[THREADS].string_value or 0) if THREADS in config.parameters else 0,
-        max_batch=config.max_batch_size,
-        queue_delay_us=config.dynamic_batching.max_queue_delay_microseconds,
-        client_batch=batching.max_batch,
-        client_delay_ms=1000 * batching.max_delay_s,
-    )
+
+    instances: int
+    threads: int
+    queue_delay_us: int
+    preferred_batch: int
+
+    def describe(self, default: Setting) -> str:
+        """Return the differences from the default."""
+        ours, theirs = asdict(self), asdict(default)
+        words = [f"{name.replace('_', ' ')} {value}" for name, value in ours.items() if value != theirs[name]]
+        return ", ".join(words) or "default"
 
 
-def apply(setting: Setting, config: Config) -> None:
-    """Make a configuration say what a setting says of the server."""
-    config.max_batch_size = setting.max_batch
-    config.instance_group[0].count = setting.instances
-    config.dynamic_batching.max_queue_delay_microseconds = setting.queue_delay_us
-    if setting.threads:
-        config.parameters[THREADS].string_value = str(setting.threads)
-    elif THREADS in config.parameters:
-        del config.parameters[THREADS]
-    for each in config.model_warmup:  # Triton refuses a warm-up larger than the largest batch
-        each.batch_size = min(each.batch_size, setting.max_batch)
+@dataclass(frozen=True)
+class Tuned:
+    """Result of tuning.
+
+    Attributes:
+        best: best setting; the default if no setting is clearly better.
+        default: setting of the existing configuration.
+        speedup, low, high: rate of the best setting divided by that of the default: median, minimum and maximum.
+        tried: all settings and their highest rate that meets the SLO, requests per second, best first; 0 if none does.
+    """
+
+    best: Setting
+    default: Setting
+    speedup: float
+    low: float
+    high: float
+    tried: tuple[tuple[Setting, float], ...]
+
+    @property
+    def slo_met(self) -> bool:
+        """Whether any setting meets the SLO at any rate."""
+        return any(rate for _, rate in self.tried)
+
+    def __str__(self) -> str:
+        if self.speedup == math.inf:
+            return "the default violates the SLO at all rates"
+        return f"speed-up {self.speedup:.2f} ({self.low:.2f} - {self.high:.2f}) over the default"
 
 
-def client_options(setting: Setting) -> dict[str, float]:
-    """What a setting says of the client, as fields of ``BatchOptions``."""
-    if setting.client_batch == 1:
-        return dict(NO_BATCHING)
-    return {"max_batch": setting.client_batch, "max_delay_s": setting.client_delay_ms / 1000}
+def changes(*, cpus: int, max_batch: int) -> Changes:
+    """Return the values to try, by dimension.
+
+    Args:
+        cpus: CPUs of the server.
+        max_batch: maximum batch size of the model.
+    """
+    split = [(2**power, cpus // 2**power) for power in range(1, cpus.bit_length()) if 2**power <= cpus]
+    shapes = dict.fromkeys([(1, 0), (2, 0), *split, (cpus, 1)])
+    return {
+        "instances x threads": [{"instances": instances, "threads": threads} for instances, threads in shapes],
+        "queue delay": [{"queue_delay_us": delay} for delay in (0, 500, 2000, 5000)],
+        "preferred batch size": [{"preferred_batch": size} for size in (0, 8, 16, 32, 64) if size <= max_batch],
+    }
+
+
+def tune(default: Setting, measure: Callable[[Setting], float], values: Changes) -> Tuned:
+    """Find the best setting.
+
+    Args:
+        default: setting to start with.
+        measure: returns the highest rate that meets the SLO, requests per second; 0 if none does.
+        values: the values to try, by dimension.
+    """
+    rates = {default: measure(default)}
+    best = default
+    for dimension in values.values():
+        for setting in [replace(best, **change) for change in dimension]:
+            if setting not in rates:
+                rates[setting] = measure(setting)
+        best = max(rates, key=lambda each: rates[each])
+    ratios = [1.0] if best == default else [_ratio(measure(best), measure(default)) for _ in range(ROUNDS)]
+    if min(ratios) <= 1:
+        best, ratios = default, [1.0]
+    tried = tuple(sorted(rates.items(), key=lambda item: -item[1]))
+    return Tuned(best, default, statistics.median(ratios), min(ratios), max(ratios), tried)
+
+
+def _ratio(rate: float, default_rate: float) -> float:
+    return rate / default_rate if default_rate else math.inf if rate else 1.0
 
 
 def tune_repository(
     repository: Path,
     plan: Plan,
-    objective: Objective,
+    slo: Slo,
     *,
-    count: int,
     start_rate: float,
-    on_step: OnStep = lambda text: None,
+    on_step: Callable[[str], None] = lambda text: None,
     on_progress: OnProgress = lambda progress: None,
 ) -> Tuned:
-    """Try settings of a model on servers of its own, by the rate at which they keep an objective.
+    """Tune a model of a repository on servers that are started for this purpose.
 
     Args:
-        repository: its own files are not touched.
-        plan: a trial; its target is set here.
-        objective: to be kept.
-        count: settings to try at first.
-        start_rate: for the first search, requests a second.
-        on_step: told what is tried and what it was worth.
-        on_progress: told how a trial goes.
+        repository: the repository; its files are not changed.
+        plan: plan of a trial; its target is replaced.
+        slo: the SLO.
+        start_rate: start rate of the first search, requests per second.
+        on_step: called with the result of each measurement.
+        on_progress: called several times per second during a trial.
 
     Raises:
-        ClientError: the default cannot be served, or a plan makes no sense.
+        ClientError: the default configuration cannot be served, or the plan is invalid.
     """
-    default = default_setting(repository, plan.model)
-    rates: dict[Setting, float] = {}
-    scores = itertools.count()
-    with TemporaryDirectory(prefix="alexnet-tune-") as scratch:
+    config = read_config(repository, plan.model)
+    default = setting_of(config)
+    rates = {default: start_rate}
+    measurements = itertools.count()
 
-        def score(setting: Setting, rung: int) -> float:
-            begin = rates.get(setting) or rates.get(default) or start_rate
-            precision = PRECISIONS[min(rung, len(PRECISIONS) - 1)]
-            fresh = replace(plan, seed=plan.seed + SEEDS * next(scores))
-            how = partial(search, start_rate=begin, precision=precision, repeats=1)
-            try:
-                rate = measure(
-                    repository, Path(scratch), setting, fresh, objective, search=how, on_progress=on_progress
-                )
-            except ClientError as error:
-                if setting == default:
-                    raise
-                on_step(f"{describe(setting, default)}: cannot be served ({error})")
-                return 0.0
-            rates[setting] = rate
-            on_step(f"{describe(setting, default)}: {rate:.0f} requests/s")
-            return rate
+    def measure(setting: Setting) -> float:
+        start = rates.get(setting) or rates[default] or start_rate
+        trial_plan = replace(plan, seed=plan.seed + SEEDS_PER_MEASUREMENT * next(measurements))
+        try:
+            rate = measure_setting(repository, setting, trial_plan, slo, start_rate=start, on_progress=on_progress)
+        except ClientError as error:
+            if setting == default:
+                raise
+            on_step(f"{setting.describe(default)}: cannot be served ({error})")
+            return 0.0
+        rates[setting] = rate
+        on_step(f"{setting.describe(default)}: {rate:.0f} requests/s")
+        return rate
 
-        processors, least = len(os.sched_getaffinity(0)), _least_batch(repository, plan.model)
-        values = changes(default, processors=processors, least_batch=least)
-        return tune(default, score, values=values, count=count, seed=plan.seed)
+    return tune(default, measure, changes(cpus=usable_cpus(), max_batch=config.max_batch_size))
 
 
-def measure(
+def measure_setting(
     repository: Path,
-    scratch: Path,
     setting: Setting,
     plan: Plan,
-    objective: Objective,
+    slo: Slo,
     *,
-    search: Callable[[Trials, Objective], Found],
+    start_rate: float,
+    max_rate: float = math.inf,
     on_progress: OnProgress = lambda progress: None,
 ) -> float:
-    """The highest rate at which a setting keeps an objective, on a server of its own, requests a second.
+    """Return the highest rate at which a setting meets the SLO, requests per second; it is served for this purpose.
 
     Args:
-        repository: with the model; not touched.
-        scratch: a directory for a copy of it.
-        setting: to be tried.
-        plan: a trial; its target and its batching are set here.
-        objective: to be kept.
-        search: finds the rate.
-        on_progress: told how a trial goes.
+        repository: the repository; its files are not changed.
+        setting: the setting to measure.
+        plan: plan of a trial; its target is replaced.
+        slo: the SLO.
+        start_rate: rate of the first trial, requests per second.
+        max_rate: highest rate to try.
+        on_progress: called several times per second during a trial.
 
     Raises:
-        ClientError: the setting cannot be served, or a plan makes no sense.
+        ClientError: the setting cannot be served, or the plan is invalid.
     """
-    with TemporaryDirectory(dir=scratch) as directory:
-        copy = Path(directory, "repository")
-        changed(repository, copy, lambda config: apply(setting, config), model=plan.model, alone=True)
-        with serving(copy, log=Path(directory, "triton.log")) as server:
-            there = replace(plan, target=server.target, batching=client_options(setting))
-            return search(Trials(there, objective, on_progress=on_progress), objective).rate
+    with TemporaryDirectory(prefix="alexnet-tune-") as scratch:
+        copy = Path(scratch, "repository")
+        copy_model(repository, copy, plan.model, setting)
+        with serving(copy, log=Path(scratch, "triton.log")) as server:
+            trials = Trials(replace(plan, target=server.target), slo, on_progress=on_progress)
+            return search(trials, slo, start_rate=start_rate, max_rate=max_rate, precision=PRECISION, repeats=1).rate
 
 
-def _least_batch(repository: Path, model: str) -> int:
-    """Triton refuses an ensemble that takes more images at once than a model in it."""
-    configs = [read_config(repository, path.parent.name) for path in repository.glob("*/config.pbtxt")]
-    around = [each for each in configs if any(step.model_name == model for step in each.ensemble_scheduling.step)]
-    return max((each.max_batch_size for each in around), default=1)
+def read_config(repository: Path, model: str) -> Config:
+    """Read the ``config.pbtxt`` of a model.
+
+    Raises:
+        BadInput: it is missing or damaged, or the model cannot be tuned.
+    """
+    path = repository / model / "config.pbtxt"
+    try:
+        config = text_format.Parse(path.read_text(), Config())
+    except OSError as error:
+        raise BadInput(f"{path}: {reason(error)}; choose a Triton model repository and a model in it") from None
+    except text_format.ParseError as error:
+        raise BadInput(f"{path}: {error}") from None
+    preferred = config.dynamic_batching.preferred_batch_size
+    if not config.HasField("dynamic_batching") or len(config.instance_group) != 1 or len(preferred) > 1:
+        raise BadInput(
+            f"{path}: tuning supports only dynamic batching, one instance group and at most one preferred batch size"
+        )
+    return config
+
+
+def setting_of(config: Config) -> Setting:
+    """Return the tuned part of a configuration."""
+    return Setting(
+        instances=config.instance_group[0].count,
+        threads=int(config.parameters[THREADS].string_value or 0) if THREADS in config.parameters else 0,
+        queue_delay_us=config.dynamic_batching.max_queue_delay_microseconds,
+        preferred_batch=next(iter(config.dynamic_batching.preferred_batch_size), 0),
+    )
+
+
+def apply(setting: Setting, config: Config) -> None:
+    """Write a setting into a configuration."""
+    config.instance_group[0].count = setting.instances
+    config.dynamic_batching.max_queue_delay_microseconds = setting.queue_delay_us
+    config.dynamic_batching.preferred_batch_size[:] = [setting.preferred_batch] if setting.preferred_batch else []
+    if setting.threads:
+        config.parameters[THREADS].string_value = str(setting.threads)
+    elif THREADS in config.parameters:
+        del config.parameters[THREADS]
+
+
+def copy_model(repository: Path, target: Path, model: str, setting: Setting) -> None:
+    """Copy one model of a repository, with another setting; its files are hard links if the file system allows it."""
+    config = read_config(repository, model)
+    apply(setting, config)
+    shutil.copytree(repository / model, target / model, copy_function=_link, ignore=shutil.ignore_patterns(".*"))
+    path = target / model / "config.pbtxt"
+    path.unlink()  # a hard link to the original
+    path.write_text(text_format.MessageToString(config))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)  # realpath, because a relative symbolic link would break
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def configuration_path(repository: Path, model: str, name: str) -> Path:
-    """Where a named configuration goes.
+    """Return the path of a named configuration.
 
     Raises:
-        BadInput: the name is none for a file, there is no such model, or nothing can be written there.
+        BadInput: the name is invalid, the model cannot be tuned, or the file cannot be written.
     """
     if not name.replace("-", "").replace("_", "").isalnum():
-        raise BadInput(f"{name!r} is no name of a configuration; letters, digits, - and _ are")
+        raise BadInput(f"invalid configuration name {name!r}; use letters, digits, - and _")
     read_config(repository, model)
     path = repository / model / "configs" / f"{name}.pbtxt"
     check_writable(path)
     return path
 
 
-def write_configuration(repository: Path, model: str, tuned: Tuned, name: str, objective: Objective) -> Path:
-    """Write the winner as ``configs/<name>.pbtxt``, for ``alexnet-server serve --config-name``; an old one is replaced.
+def write_configuration(repository: Path, model: str, tuned: Tuned, name: str, slo: Slo) -> Path:
+    """Write the best setting as ``configs/<name>.pbtxt``, for ``alexnet-server serve --config-name``.
 
     Args:
-        repository: where the model is.
-        model: its name.
-        tuned: what came of the tuning.
-        name: of the configuration.
-        objective: that was kept, for the reader of the file.
+        repository: the repository.
+        model: name of the model.
+        tuned: result of tuning.
+        name: name of the configuration; an existing one is replaced.
+        slo: the SLO, for a comment in the file.
 
     Raises:
-        BadInput: the name is none for a file, or the disk refuses.
+        BadInput: the name is invalid, or the file cannot be written.
     """
     path, config = configuration_path(repository, model, name), read_config(repository, model)
     apply(tuned.best, config)
-    options = ", ".join(f"{field}={value:g}" for field, value in client_options(tuned.best).items())
-    gain = f"{tuned.gain} the rate of config.pbtxt at {objective}"
-    text = "\n".join(
-        (
-            "# Written by `alexnet-load tune` from config.pbtxt, whose comments say what the rest is for.",
-            f"# Changed: {describe(tuned.best, tuned.default)}. Measured: {gain}.",
-            f"# Clients go with it as BatchOptions({options}).",
-            text_format.MessageToString(config),
-        )
+    lines = (
+        "# Written by `alexnet-load tune` from config.pbtxt, which explains the other settings.",
+        f"# Changed: {tuned.best.describe(tuned.default)}. Measured at {slo}: {tuned}.",
+        text_format.MessageToString(config),
     )
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise BadInput(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    write_text(path, "\n".join(lines))
     return path

@@ -1,4 +1,4 @@
-"""What requests hold: images made or read before the run, cut into requests without copying one."""
+"""The images of the requests: generated or read from a directory before the run; no request copies an image."""
 
 from __future__ import annotations
 
@@ -10,56 +10,55 @@ from PIL import Image
 
 from alexnet_client.codec import Array
 from alexnet_client.errors import BadInput, ImageError
-from alexnet_client.images import load_pixels, read_file
+from alexnet_client.files import reason
+from alexnet_client.images import CROP, SUFFIXES, load_pixels, read_file
 
 GENERATED = "generated"
-MOST_IMAGES = 256
-"""Images held, 150 KB of pixels each; requests go through them again and again."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-GENERATED_SIDE = 224
+MAX_IMAGES = 256
+"""Images kept in memory, 150 KB of pixels each; requests use them repeatedly."""
 
 
 class Workload:
-    """Images, and requests of any number of them.
+    """A set of images from which requests of any size are taken.
 
     Args:
-        images: uint8 [N, 224, 224, 3], or object [N, 1] of files' bytes.
-        largest: images in the largest request; what is there is repeated to that length.
+        images: uint8 [N, 224, 224, 3], or object [N, 1] with the bytes of image files.
+        largest: images in the largest request; a smaller set is repeated up to this length.
     """
 
     def __init__(self, images: Array, *, largest: int) -> None:
         self._images = np.concatenate([images] * -(-largest // len(images))) if largest > len(images) else images
 
     def request(self, number: int, images: int) -> Array:
-        """The images of request ``number``: a view of those held."""
+        """Return a view of the images of request ``number``."""
         start = number * images % (len(self._images) - images + 1)
         return self._images[start : start + images]
 
 
 def open_workload(source: str, *, encoded: bool, largest: int, seed: int) -> Workload:
-    """Generated images, or those of a directory and the directories in it.
+    """Generate images, or read those of a directory and its subdirectories.
 
     Args:
-        source: "generated", or a directory.
-        encoded: whether the model reads files; else they are decoded here, before the run.
+        source: "generated" or a directory.
+        encoded: whether the model takes image files; otherwise the images are decoded here.
         largest: images in the largest request.
-        seed: of the generated ones.
+        seed: seed of the generated images.
 
     Raises:
-        BadInput: there is no such directory, or no image in it.
-        ImageError: one cannot be read.
+        BadInput: the directory does not exist or contains no image.
+        ImageError: an image cannot be read.
     """
     if source == GENERATED:
-        pixels = np.random.default_rng(seed).integers(0, 256, (64, GENERATED_SIDE, GENERATED_SIDE, 3), np.uint8)
+        pixels = np.random.default_rng(seed).integers(0, 256, (64, CROP, CROP, 3), np.uint8)
         images = np.array([[_jpeg(each)] for each in pixels], object) if encoded else pixels
         return Workload(images, largest=largest)
     directory = Path(source)
     try:
-        files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES)[:MOST_IMAGES]
+        files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES)[:MAX_IMAGES]
     except OSError as error:
-        raise BadInput(f"{directory}: {(error.strerror or str(error)).lower()}") from None
+        raise BadInput(f"{directory}: {reason(error)}") from None
     if not files:
-        raise BadInput(f"{directory}: no JPEG, PNG or WebP file is there; name a directory of images, or {GENERATED!r}")
+        raise BadInput(f"{directory}: contains no JPEG, PNG or WebP file; use a directory of images, or {GENERATED!r}")
     if encoded:
         return Workload(np.array([[read_file(path)] for path in files], object), largest=largest)
     return Workload(np.stack([_pixels(path) for path in files]), largest=largest)
@@ -69,12 +68,10 @@ def _pixels(path: Path) -> Array:
     try:
         return load_pixels(path)
     except ImageError as error:
-        raise ImageError(
-            f"{error}; a model that takes pixels cannot be sent it, so take it out of the directory"
-        ) from None
+        raise ImageError(f"{error}; remove it from the directory, because this model takes decoded images") from None
 
 
 def _jpeg(pixels: Array) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((GENERATED_SIDE * 2, GENERATED_SIDE * 3 // 2)).save(buffer, "JPEG", quality=90)
+    Image.fromarray(pixels).resize((CROP * 2, CROP * 3 // 2)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -21,14 +21,12 @@ from PIL import Image
 from alexnet_client.errors import BadInput
 from alexnet_export.publish import publish
 from alexnet_load import tune
-from alexnet_load.conduct import conduct
-from alexnet_load.objective import parse_objective
-from alexnet_load.options import NO_BATCHING
-from alexnet_load.run import Plan
-from alexnet_load.slo import Found
+from alexnet_load.bottleneck import compare_counts
+from alexnet_load.run import NO_BATCHING, Plan
+from alexnet_load.runner import run_plan
+from alexnet_load.slo import parse_slo
 from alexnet_load.summary import percentile_ms, summarize
-from alexnet_load.tuning import Tuned
-from alexnet_load.verdict import agreement
+from alexnet_load.tune import Tuned
 
 STALL_S = 2.0
 
@@ -46,13 +44,13 @@ def test_a_stalled_server_shows_from_the_planned_times_and_hides_from_the_sent_t
         timer = threading.Timer(8.0, stall)
         timer.start()
         plan = Plan(server.target, arrivals="constant:50", duration_s=20.0, batching={"max_in_flight": 4})
-        summary = summarize(conduct(plan))
+        summary = summarize(run_plan(plan))
         timer.join()
     response_ms, service_ms = (percentile_ms(each, 99) for each in (summary.response, summary.service))
     assert summary.errors == {}
     assert 0.75 * STALL_S < response_ms / 1000 < 1.25 * STALL_S, f"service {service_ms:.0f} ms"
     assert service_ms < response_ms / 4
-    assert percentile_ms(summary.lag, 99) < 200, "the sender itself kept its schedule"
+    assert percentile_ms(summary.lag, 99) < 200, "the load generator kept its schedule"
 
 
 FRAGILE = 77
@@ -97,7 +95,7 @@ def test_totals_agree_exactly_with_tritons_though_requests_fail(own_server, frag
             images=str(tmp_path / "images"),
             batching=NO_BATCHING,
         )
-        run = conduct(plan)
+        run = run_plan(plan)
     outcomes = [run.records.outcomes[each] for each in run.records.outcome]
     ok, failed = outcomes.count("ok"), outcomes.count("server_fault")
     assert ok + failed == len(outcomes)
@@ -107,7 +105,9 @@ def test_totals_agree_exactly_with_tritons_though_requests_fail(own_server, frag
     assert counted == (ok + failed, 0, ok + failed), (
         "Triton 2.51 takes an error of a Python-based backend for a success"
     )
-    assert f"agree: {ok:,} requests answered, {failed:,} answered with an error" in agreement(run.client, run.server)
+    assert f"counts agree: {ok:,} requests answered, {failed:,} answered with an error" in compare_counts(
+        run.client, run.server
+    )
 
 
 def test_of_an_ensemble_the_requests_are_its_own_and_a_failed_one_counts_twice_as_triton_does(server, tmp_path):
@@ -121,16 +121,16 @@ def test_of_an_ensemble_the_requests_are_its_own_and_a_failed_one_counts_twice_a
         images=str(tmp_path),
         batching=NO_BATCHING,
     )
-    run = conduct(plan)
+    run = run_plan(plan)
     assert run.client.attempts == {"ok": 30, "bad_input": 30}
     assert (run.server.success, run.server.inferences, run.server.failure) == (30, 30, 2 * 30)
     assert run.server.executions > 0
-    assert "agree: 30 requests answered, 30 images" in agreement(run.client, run.server)
+    assert "counts agree: 30 requests answered, 30 images" in compare_counts(run.client, run.server)
 
 
 def test_sizes_and_batches_agree_with_tritons(server):
     plan = Plan(server.target, arrivals="poisson:80", duration_s=3.0, sizes=((1, 0.7), (4, 0.3)), senders=2)
-    run = conduct(plan)
+    run = run_plan(plan)
     assert run.server.inferences == run.client.images == int(run.records.images.sum())
     assert run.server.success == run.client.attempts["ok"] == sum(run.client.batches.values())
     assert sum(size * count for size, count in run.server.batches.items()) == run.server.inferences
@@ -140,42 +140,34 @@ def test_sizes_and_batches_agree_with_tritons(server):
 
 def test_metrics_tell_what_closed_statistics_do_not(server):
     plan = Plan(server.target, arrivals="constant:40", duration_s=1.0, batching=NO_BATCHING)
-    run = conduct(plan, metrics=f"127.0.0.1:{server.metrics_port}")
+    run = run_plan(plan, metrics=f"127.0.0.1:{server.metrics_port}")
     assert (run.server.success, run.server.inferences, run.server.batches) == (40, 40, {})
     assert run.server.infer_s > 0
 
 
-def test_a_setting_is_served_as_it_says_and_measured(cheap, tmp_path):
-    plan = Plan(arrivals="constant:40", duration_s=0.5, warm_up_s=0.0)
-    objective = parse_objective("p99=1s")
-    default = tune.default_setting(cheap.repository, "alexnet")
-    two = replace(default, instances=2, threads=1, max_batch=16, queue_delay_us=500, client_batch=1)
-    seen = []
-    rate = tune.measure(
-        cheap.repository,
-        tmp_path,
-        two,
-        plan,
-        objective,
-        search=lambda trial, _: (seen.append(trial(40.0)), Found(40.0, None, (), "", ""))[1],
-    )
-    assert (rate, seen[0].errors, seen[0].requests) == (40.0, 0, 20)
+def test_tune_serves_and_measures_a_setting(cheap):
+    plan = Plan(duration_s=0.5, warm_up_s=0.0)
+    default = tune.setting_of(tune.read_config(cheap.repository, "alexnet"))
+    setting = replace(default, instances=2, threads=1, queue_delay_us=500, preferred_batch=8)
+    rate = tune.measure_setting(cheap.repository, setting, plan, parse_slo("p50=10s"), start_rate=40, max_rate=40)
+    assert rate == 40
 
 
-def test_the_best_setting_becomes_a_configuration_that_can_be_served(cheap, own_server, tmp_path):
+def test_tune_writes_a_configuration_that_can_be_served(cheap, own_server, tmp_path):
     repository = tmp_path / "repository"
     shutil.copytree(cheap.repository, repository)
-    default = tune.default_setting(repository, "alexnet")
-    tuned = Tuned(replace(default, instances=2, queue_delay_us=500), default, 1.25, 1.2, 1.3, (), {})
-    path = tune.write_configuration(repository, "alexnet", tuned, "tuned", parse_objective("p99=50ms"))
-    assert "# Changed: instances 2, queue delay us 500. Measured: 1.25 (1.20 - 1.30) times" in path.read_text()
-    assert "BatchOptions(max_batch=32, max_delay_s=0.01)" in path.read_text()
+    default = tune.setting_of(tune.read_config(repository, "alexnet"))
+    best = replace(default, instances=2, queue_delay_us=500, preferred_batch=8)
+    tuned = Tuned(best, default, 1.25, 1.2, 1.3, ((best, 50.0), (default, 40.0)))
+    path = tune.write_configuration(repository, "alexnet", tuned, "tuned", parse_slo("p99=50ms"))
+    assert "# Changed: instances 2, queue delay us 500, preferred batch 8. Measured at p99" in path.read_text()
+    assert "speed-up 1.25 (1.20 - 1.30)" in path.read_text()
     with own_server("--config-name", "tuned", repository=repository) as server:
-        run = conduct(Plan(server.target, arrivals="constant:20", duration_s=0.5))
+        run = run_plan(Plan(server.target, arrivals="constant:20", duration_s=0.5))
     assert (run.server.instances, run.server.failure, run.server.success) == (2, 0, 10)
 
 
-def test_the_written_command_line_leaves_nothing_running_and_writes_where_it_was_told(server, tmp_path):
+def test_the_command_writes_only_into_the_output_directory(server, tmp_path):
     command = [sys.executable, "-m", "alexnet_load", "run", "--target", server.target, "--rate", "30"]
     options = ["--duration", "2", "--warm-up", "0.5", "--output", str(tmp_path / "load"), "--slo", "p99=5s"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -187,8 +179,6 @@ def test_the_written_command_line_leaves_nothing_running_and_writes_where_it_was
 
 
 @pytest.mark.parametrize("name", ["../evil", "", "a b"])
-def test_a_configuration_name_that_is_no_file_name_is_refused(cheap, name):
-    default = tune.default_setting(cheap.repository, "alexnet")
-    tuned = Tuned(default, default, 1, 1, 1, (), {})
-    with pytest.raises(BadInput, match="no name of a configuration"):
-        tune.write_configuration(cheap.repository, "alexnet", tuned, name, parse_objective("p99=1s"))
+def test_tune_rejects_a_configuration_name_that_is_not_a_file_name(cheap, name):
+    with pytest.raises(BadInput, match="invalid configuration name"):
+        tune.configuration_path(cheap.repository, "alexnet", name)

@@ -29,7 +29,7 @@ import yaml
 from tritonclient.grpc import service_pb2_grpc
 
 from alexnet_client.codec import encode_request
-from alexnet_load.results import read_run
+from alexnet_load.run_file import read_run
 from alexnet_server.monitoring.panels import RELEASES, ROWS
 from alexnet_server.monitoring.prometheus import MonitorOptions, monitoring
 from alexnet_server.monitoring.slo import duration, slo_rules
