@@ -19,7 +19,7 @@ from rich.text import Text
 
 from alexnet_client.logs import configure_logs
 from alexnet_client.terminal import EXIT_CODES, FAILED, console
-from alexnet_server.cli import ConfigName, GrpcPort, MetricsPort, TlsDirectory, errors_logged
+from alexnet_server.cli import ConfigName, GrpcPort, MetricsPort, TlsDirectory, errors_logged, existing
 from alexnet_server.command import VULNERABILITIES, ServerOptions
 from alexnet_server.container import deliver, exec_, probe
 from alexnet_server.errors import LaunchError
@@ -105,7 +105,7 @@ def serve(
     """
     with errors_logged():
         options = ServerOptions(
-            repository,
+            existing(repository),
             address=address,
             grpc_port=grpc_port,
             metrics_port=metrics_port,

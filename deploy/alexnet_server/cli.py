@@ -27,6 +27,13 @@ TlsDirectory = Annotated[
 ]
 
 
+def existing(repository: Path) -> Path:
+    """Return the path. Raises ``BadInput`` if there is no such directory."""
+    if not repository.is_dir():
+        raise BadInput(f"{repository}: no such model repository")
+    return repository
+
+
 @contextmanager
 def errors_logged() -> Iterator[None]:
     """Log the errors of this project without a traceback, and exit with the code that ``--help`` documents.

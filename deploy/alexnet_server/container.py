@@ -24,7 +24,7 @@ from alexnet_client.files import reason
 from alexnet_client.manifest import find_mismatch, versions
 from alexnet_client.terminal import console
 from alexnet_client.transport import Transport
-from alexnet_server.cli import ConfigName, GrpcPort, MetricsPort, TlsDirectory, errors_logged
+from alexnet_server.cli import ConfigName, GrpcPort, MetricsPort, TlsDirectory, errors_logged, existing
 from alexnet_server.command import ServerOptions, arguments
 from alexnet_server.errors import LaunchError
 from alexnet_server.liveness import probe_model
@@ -55,7 +55,7 @@ def exec_(
     """Verify the model repository and replace this process by tritonserver. For containers."""
     with errors_logged():
         options = ServerOptions(
-            repository,
+            existing(repository),
             address=address,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
@@ -75,7 +75,7 @@ def deliver(
 ) -> None:
     """Copy a model repository and verify all files of all releases against their manifests. For init containers."""
     with errors_logged():
-        for line in _deliver(source, destination):
+        for line in _deliver(existing(source), destination):
             console.print(line, soft_wrap=True)
 
 
@@ -132,8 +132,6 @@ def _exec_triton(options: ServerOptions) -> Never:
 
 def _deliver(source: Path, destination: Path) -> list[str]:
     """Idempotent: the runtime repeats an init container that was interrupted, or after a node restarts."""
-    if not source.is_dir():
-        raise BadInput(f"{source}: no such model repository")
     marker, incoming = destination / DELIVERED, destination / INCOMING
     try:
         destination.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Stand-ins for what exists only inside Triton's Python stub."""
+"""A fake of the module that exists only in Triton's Python stub process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FakeResponse:
 
 
 class FakeMetric:
-    """One that adds up, as Triton's do: instances of a model share it."""
+    """Adds the values of all instances with the same labels, like Triton."""
 
     values: ClassVar[dict] = {}
 
@@ -67,7 +67,7 @@ class FakeMetricFamily:
 
 @pytest.fixture(scope="session")
 def stub_utilities():
-    """The module triton_python_backend_utils, as far as our backends use it; imported by them under its own name."""
+    """The module triton_python_backend_utils, as far as the backends use it; they import it under its own name."""
     utilities = types.ModuleType("triton_python_backend_utils")
     utilities.TritonError, utilities.Tensor, utilities.InferenceResponse = FakeError, FakeTensor, FakeResponse
     utilities.TritonModelException = type("TritonModelException", (Exception,), {})

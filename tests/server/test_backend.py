@@ -1,4 +1,4 @@
-"""The backend's execute: one run for a batch, every request its own rows or its own error."""
+"""The backend executes requests as one batch; each request gets its rows of the outputs, or its error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def backend(stub_utilities):
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """A model of two rows' worth of arithmetic: double = 2x, sum = the sum of each row; a Gather fails on x < 0."""
+    """A model with two outputs: double = 2x, sum = the sum of each row."""
     directory = tmp_path_factory.mktemp("model")
     graph = helper.make_graph(
         [
@@ -79,8 +79,8 @@ def loaded(backend, repository):
     return instance
 
 
-class CountedRuns:
-    """Counts a session's runs and makes those fail that hold a negative number."""
+class RecordedRuns:
+    """Records the runs of a session; runs with a negative number fail."""
 
     def __init__(self, session):
         self.session, self.batches, self.arrays = session, [], []
@@ -93,83 +93,83 @@ class CountedRuns:
         return self.session.run(names, inputs, options)
 
 
-def count_runs(instance, kind=CountedRuns):
-    counted = kind(instance._session)
-    instance._run = lambda names, inputs: counted.run(names, inputs, None)
-    return counted
+def record_runs(instance, kind=RecordedRuns):
+    recorded = kind(instance._session)
+    instance._run = lambda names, inputs: recorded.run(names, inputs, None)
+    return recorded
 
 
-def test_requests_of_several_sizes_share_one_run_and_get_their_own_rows(loaded):
-    counted = count_runs(loaded)
-    answers = loaded.execute([Request([[1, 2]]), Request([[3, 4], [5, 6]]), Request([[7, 8]])])
-    assert counted.batches == [(["double", "sum"], 4)]
-    assert [answer.outputs["double"].tolist() for answer in answers] == [[[2, 4]], [[6, 8], [10, 12]], [[14, 16]]]
-    assert [answer.outputs["sum"].tolist() for answer in answers] == [[[3]], [[7], [11]], [[15]]]
+def test_requests_of_different_sizes_are_one_run_and_each_gets_its_own_rows(loaded):
+    recorded = record_runs(loaded)
+    responses = loaded.execute([Request([[1, 2]]), Request([[3, 4], [5, 6]]), Request([[7, 8]])])
+    assert recorded.batches == [(["double", "sum"], 4)]
+    assert [response.outputs["double"].tolist() for response in responses] == [[[2, 4]], [[6, 8], [10, 12]], [[14, 16]]]
+    assert [response.outputs["sum"].tolist() for response in responses] == [[[3]], [[7], [11]], [[15]]]
 
 
-def test_a_lone_request_is_run_on_its_own_array_without_a_copy(loaded):
-    counted = count_runs(loaded)
+def test_a_single_request_is_not_copied(loaded):
+    recorded = record_runs(loaded)
     request = Request([[1, 2]])
     assert loaded.execute([request])[0].outputs["sum"].tolist() == [[3]]
-    assert counted.arrays[0] is request.inputs["x"]
+    assert recorded.arrays[0] is request.inputs["x"]
 
 
-def test_only_the_outputs_that_were_asked_for_are_computed_and_sent(loaded):
-    counted = count_runs(loaded)
-    answers = loaded.execute([Request([[1, 2]], outputs=("sum",)), Request([[3, 4]], outputs=("sum",))])
-    assert counted.batches == [(["sum"], 2)]
-    assert [set(answer.outputs) for answer in answers] == [{"sum"}, {"sum"}]
+def test_only_requested_outputs_are_computed_and_returned(loaded):
+    recorded = record_runs(loaded)
+    responses = loaded.execute([Request([[1, 2]], outputs=("sum",)), Request([[3, 4]], outputs=("sum",))])
+    assert recorded.batches == [(["sum"], 2)]
+    assert [set(response.outputs) for response in responses] == [{"sum"}, {"sum"}]
     mixed = loaded.execute([Request([[1, 2]], outputs=("sum",)), Request([[3, 4]], outputs=("double",))])
-    assert [set(answer.outputs) for answer in mixed] == [{"sum"}, {"double"}]
+    assert [set(response.outputs) for response in mixed] == [{"sum"}, {"double"}]
 
 
 @pytest.mark.parametrize(
-    ("bad", "code", "says"),
+    ("invalid", "code", "message"),
     [
         (Request([[1, 2]], cancelled=True), "CANCELLED", "cancelled"),
         (Request([[1, 2]], name="y"), "INVALID_ARG", "input x is missing"),
-        (Request([[1, 2]], dtype=np.int64), "INVALID_ARG", "input x is int64, the model reads float32"),
+        (Request([[1, 2]], dtype=np.int64), "INVALID_ARG", "input x has data type int64, expected float32"),
         (Request([[-1, 2]]), "INTERNAL", "inference failed: negative"),
     ],
 )
-def test_a_bad_request_gets_its_error_and_its_batch_mates_their_answers(loaded, bad, code, says):
-    count_runs(loaded)
-    first, middle, last = loaded.execute([Request([[1, 2]]), bad, Request([[3, 4]])])
+def test_an_invalid_request_gets_its_error_and_the_other_requests_succeed(loaded, invalid, code, message):
+    record_runs(loaded)
+    first, middle, last = loaded.execute([Request([[1, 2]]), invalid, Request([[3, 4]])])
     assert first.outputs["sum"].tolist() == [[3]]
     assert last.outputs["sum"].tolist() == [[7]]
     assert middle.error.code == code
-    assert says in middle.error.text
+    assert message in middle.error.text
 
 
-def test_a_batch_of_bad_requests_only_is_answered_without_a_run(loaded):
-    counted = count_runs(loaded)
-    answers = loaded.execute([Request([[1, 2]], cancelled=True), Request([[1, 2]], name="y")])
-    assert all(answer.error for answer in answers)
-    assert not counted.batches
+def test_a_batch_with_only_invalid_requests_is_not_run(loaded):
+    recorded = record_runs(loaded)
+    responses = loaded.execute([Request([[1, 2]], cancelled=True), Request([[1, 2]], name="y")])
+    assert all(response.error for response in responses)
+    assert not recorded.batches
 
 
-def test_an_output_with_other_rows_than_the_input_is_an_error_not_a_wrong_answer(loaded):
-    class Short(CountedRuns):
+def test_an_output_with_a_wrong_number_of_rows_is_an_error(loaded):
+    class Short(RecordedRuns):
         def run(self, names, inputs, options):
             return [output[:1] for output in super().run(names, inputs, options)]
 
-    count_runs(loaded, Short)
-    answers = loaded.execute([Request([[1, 2]]), Request([[3, 4], [5, 6]])])
-    assert answers[0].outputs["sum"].tolist() == [[3]]
-    assert "rows" in answers[1].error.text
+    record_runs(loaded, Short)
+    responses = loaded.execute([Request([[1, 2]]), Request([[3, 4], [5, 6]])])
+    assert responses[0].outputs["sum"].tolist() == [[3]]
+    assert "rows" in responses[1].error.text
 
 
-def test_a_model_without_a_batch_axis_is_run_request_by_request(backend, repository):
+def test_a_model_without_a_batch_dimension_runs_each_request_alone(backend, repository):
     instance = backend.TritonPythonModel()
     instance.initialize(arguments(repository, max_batch_size=0))
-    counted = count_runs(instance)
-    answers = instance.execute([Request([[1, 2]]), Request([[3, 4]])])
-    assert [answer.outputs["sum"].tolist() for answer in answers] == [[[3]], [[7]]]
-    assert len(counted.batches) == 2
+    recorded = record_runs(instance)
+    responses = instance.execute([Request([[1, 2]]), Request([[3, 4]])])
+    assert [response.outputs["sum"].tolist() for response in responses] == [[[3]], [[7]]]
+    assert len(recorded.batches) == 2
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"default_model_filename": "other.onnx"}, r"1/other\.onnx: no such file; `make export`"),
         ({"input": [{"name": "z", "data_type": "TYPE_FP32"}]}, r"has inputs \['z'\], the graph has \['x'\]"),
@@ -177,19 +177,19 @@ def test_a_model_without_a_batch_axis_is_run_request_by_request(backend, reposit
         ({"parameters": {"execution_mode": {"string_value": "5"}}}, "execution_mode must be 0"),
     ],
 )
-def test_a_configuration_that_does_not_fit_fails_the_load_with_the_reason(backend, repository, changes, says):
-    with pytest.raises(backend.pb_utils.TritonModelException, match=says):
+def test_an_invalid_configuration_fails_the_load_with_a_message(backend, repository, changes, message):
+    with pytest.raises(backend.pb_utils.TritonModelException, match=message):
         backend.TritonPythonModel().initialize(arguments(repository, **changes))
 
 
-def test_a_damaged_model_file_fails_the_load_with_the_reason(backend, repository, tmp_path):
+def test_a_damaged_model_file_fails_the_load_with_a_message(backend, repository, tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1/model.onnx").write_bytes(b"not onnx")
     with pytest.raises(backend.pb_utils.TritonModelException, match=r"cannot load model\.onnx"):
         backend.TritonPythonModel().initialize(arguments(tmp_path))
 
 
-def test_settings_reach_the_session_and_ignored_ones_the_log(backend, repository):
+def test_settings_are_applied_to_the_session_and_ignored_ones_are_logged(backend, repository):
     backend.pb_utils.warnings.clear()
     instance = backend.TritonPythonModel()
     parameters = {
@@ -213,12 +213,14 @@ def test_settings_reach_the_session_and_ignored_ones_the_log(backend, repository
     assert not options.enable_mem_pattern
     assert options.get_session_config_entry("session.use_device_allocator_for_initializers") == "1"
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    complaint = instance.execute([Request([[1, 2]])])[0].error.text
-    assert "arena" in complaint, "shrinking an arena that is switched off fails, so the option has reached the run"
-    assert backend.pb_utils.warnings == ["arithmetic: parameter colour: unknown to the onnxruntime backend, ignored"]
+    error = instance.execute([Request([[1, 2]])])[0].error.text
+    assert "arena" in error, "shrinking a disabled arena fails, which shows that the option is used"
+    assert backend.pb_utils.warnings == [
+        "arithmetic: parameter colour: unknown parameter of the onnxruntime backend, ignored"
+    ]
 
 
-def test_the_metrics_say_what_ran_and_that_an_instance_is_gone(backend, repository):
+def test_the_metrics_contain_executions_release_and_number_of_instances(backend, repository):
     values = backend.pb_utils.metrics
     values.clear()
     (repository / "1/manifest.json").write_text(
@@ -247,45 +249,44 @@ def test_the_metrics_say_what_ran_and_that_an_instance_is_gone(backend, reposito
     (repository / "1/manifest.json").unlink()
 
 
-class Unconfirmed:
-    """A metric whose observations Triton never confirms."""
+class UnconfirmedMetric:
+    """A metric whose observations Triton does not confirm."""
 
-    def __init__(self, *description):
-        self.counted, self.asked, self.released = 0, threading.Event(), threading.Event()
+    def __init__(self):
+        self.value, self.observing, self.released = 0, threading.Event(), threading.Event()
 
     def set(self, value):
         pass
 
     def increment(self, value):
-        self.counted += value
+        self.value += value
 
     def observe(self, value):
-        self.asked.set()
-        self.released.wait(10)
+        self.observing.set()
+        self.released.wait(60)
 
 
-def test_a_metric_that_triton_never_confirms_holds_up_neither_inference_nor_the_end(backend, repository, monkeypatch):
+def test_a_metric_that_triton_does_not_confirm_blocks_neither_inference_nor_the_end(stub_utilities, monkeypatch):
     from alexnet_server.onnxruntime import metrics
 
-    metric = Unconfirmed()
+    metric = UnconfirmedMetric()
     monkeypatch.setattr(metrics, "_metric", lambda *description: metric)
-    monkeypatch.setattr(metrics, "MOST_UNTOLD", 2)
-    monkeypatch.setattr(metrics, "CLOSE_S", 0.05)
-    instance = backend.TritonPythonModel()
-    instance.initialize(arguments(repository))
+    found = metrics.BackendMetrics(
+        "m", "1", release={}, provider="CPU", max_batch_size=8, queue_size=2, close_timeout_s=0.05
+    )
     for _ in range(5):
-        assert instance.execute([Request([[1, 2]])])[0].error is None
-    assert metric.asked.wait(5)
-    counted = metric.counted
-    instance.finalize()
-    assert metric.counted == counted, "what would wait for Triton too is not asked for"
+        found.observe(1, 0.1)
+    assert metric.observing.wait(60)
+    value = metric.value
+    found.close()
+    assert metric.value == value, "updating the gauges would block too"
     metric.released.set()
 
 
 @pytest.mark.parametrize("content", [None, "no JSON", "{}"])
-def test_a_release_without_a_manifest_has_facts_without_values(stub_utilities, tmp_path, content):
-    from alexnet_server.onnxruntime.metrics import release_facts
+def test_labels_of_a_release_without_a_manifest_are_empty(stub_utilities, tmp_path, content):
+    from alexnet_server.onnxruntime.metrics import release_labels
 
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
-    assert release_facts(tmp_path) == {"precision": "", "revision": "", "release": ""}
+    assert release_labels(tmp_path) == {"precision": "", "revision": "", "release": ""}
