@@ -13,7 +13,7 @@ ARG MODEL=mounted
 FROM ${TRITON_IMAGE} AS server
 COPY constraints.txt /build/
 COPY client /build/client
-COPY deploy/pyproject.toml /build/deploy/
+COPY deploy/pyproject.toml deploy/README.md /build/deploy/
 COPY deploy/alexnet_server /build/deploy/alexnet_server
 # Triton's Python backend embeds the system's Python, so everything is installed there. --ignore-installed: pip cannot uninstall
 # Debian's packages. --no-deps: without nvidia-pytriton, because the image contains its own Triton.
