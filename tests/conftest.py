@@ -6,49 +6,35 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from alexnet_export import checkpoint as checkpoints
-from alexnet_export import model, work
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet, Pixels, Split, Unreadable, open_dataset
 from alexnet_export.machine import keep_freed_memory
-from alexnet_export.model import UNIFORM, AlexNet, initialize
-from alexnet_export.pipeline import Exported, export_release
+from alexnet_export.model import UNIFORM, AlexNet, Widths, initialize
+from alexnet_export.pipeline import Exported, ExportOptions, Progress, export_release
 from alexnet_export.releases import Release
 from alexnet_export.to_onnx import export_onnx
 from alexnet_export.variants import Variant
-from alexnet_export.work import Progress
 
-END_TO_END = Path(__file__).parent / "e2e"
 _skipped: list[str] = []
 _tried: dict[str, int] = {}
 _figures: list[str] = []
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
-keep_freed_memory()  # models come and go all the time: new pages for them cost half of an export
+keep_freed_memory()  # tests create many models; allocating new pages for each takes half of the time of an export
 
-# The same layers with a quarter of the channels: what is tested is the way of a network, not its size, and it costs a tenth.
-# What knows the size of the whole one asks for `whole_network`.
-WHOLE = {"CHANNELS": model.CHANNELS, "HIDDEN": model.HIDDEN}
-model.CHANNELS, model.HIDDEN = (16, 48, 96, 64, 64), 256
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of the real Triton, run the longest first, and keep each file in one process of pytest-xdist."""
-    for item in items:
-        if END_TO_END in item.path.parents:
-            item.add_marker("e2e")
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
-    items.sort(key=lambda item: item.get_closest_marker("full_size") is None)
+SMALL = Widths(channels=(16, 48, 96, 64, 64), hidden=256)
+"""A quarter of the channels: a tenth of the cost, for tests in which the size of the network does not matter."""
+QUICK = ExportOptions(rounds=2, batch_sizes=(1, 2), repeats_of_one=2, minimum_images=80, sensitivity_images=16)
+"""Options of exports whose speed measurements and gates are not tested."""
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -91,25 +77,25 @@ def digits() -> DataSet:
     return open_dataset("digits")
 
 
-@pytest.fixture
-def whole_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network as it is served, for tests that know its size."""
-    for name, value in WHOLE.items():
-        monkeypatch.setattr(model, name, value)
+@pytest.fixture(scope="session")
+def small() -> Widths:
+    """Sizes of the layers of the small network."""
+    return SMALL
 
 
 @pytest.fixture(scope="session")
 def checkpoint(digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A saved checkpoint of a random network whose answers differ from image to image."""
+    """A saved checkpoint of a small random network; its answers differ between images."""
     torch.manual_seed(2012)
-    network = AlexNet(len(digits.labels))
+    network = AlexNet(len(digits.labels), widths=SMALL)
     initialize(network)
     torch.nn.init.normal_(network.classifier[6].weight, std=0.05)
     for name, parameter in network.named_parameters():
-        if name.endswith("bias"):  # the exporter drops biases that are all zero
+        if name.endswith("bias"):  # the exporter drops biases that are zero
             torch.nn.init.normal_(parameter, std=0.1)
     directory = tmp_path_factory.mktemp("checkpoint")
-    checkpoints.save(Checkpoint(network.state_dict(), digits.labels, UNIFORM, {"made_for": "tests"}), directory)
+    made_by = {"made_for": "tests"}
+    checkpoints.save(Checkpoint(network.state_dict(), digits.labels, UNIFORM, made_by, widths=SMALL), directory)
     return checkpoints.load(directory)
 
 
@@ -137,14 +123,14 @@ def first() -> type[First]:
 
 @pytest.fixture(scope="session")
 def few_digits(digits: DataSet) -> DataSet:
-    """As many images as the gates need, and no more."""
+    """The smallest number of images that the gates accept."""
     splits = (First(digits.train, 64), First(digits.validation, 74), First(digits.test, 500))
     return DataSet("few digits", digits.labels, *splits)
 
 
 @pytest.fixture(scope="session")
 def exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ONNX file as the exporter makes it, before any rewrite."""
+    """The ONNX file of the exporter, before any rewrite."""
     path = tmp_path_factory.mktemp("exported") / "exported.onnx"
     export_onnx(checkpoint, path)
     return path
@@ -152,36 +138,28 @@ def exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def release(checkpoint: Checkpoint, few_digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """The checkpoint, exported, proved and published by the real pipeline."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet_export.work.ROUNDS", 2)  # its speed is of no interest
-        patch.setattr("alexnet_export.variants.ROUNDS", 2)
-        patch.setattr("alexnet_export.speed.REPEATS_OF_ONE", 2)
-        return export_release(checkpoint, few_digits, tmp_path_factory.mktemp("repository"), precision="fp32").release
+    """A release of the small network, published by the real pipeline through the real gates."""
+    options = ExportOptions(rounds=2, repeats_of_one=2)
+    repository = tmp_path_factory.mktemp("repository")
+    return export_release(checkpoint, few_digits, repository, precision="fp32", options=options).release
 
 
 @pytest.fixture(scope="session")
-def quickly(exported: Path) -> Callable[[], AbstractContextManager[None]]:
-    """A context in which an export takes the exporter's own file, few images, and no time for measuring."""
+def quickly(exported: Path) -> Callable[..., Exported]:
+    """``export_release`` with the options ``QUICK``, and with the existing file of the exporter."""
 
-    @contextmanager
-    def patched() -> Iterator[None]:
+    def export(*arguments: Any, **how: Any) -> Exported:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(work, "export_onnx", lambda checkpoint, path, metadata: shutil.copyfile(exported, path))
-            patch.setattr(work, "BATCH_SIZES", (1, 2))
-            patch.setattr(work, "ROUNDS", 2)
-            patch.setattr("alexnet_export.variants.ROUNDS", 2)
-            patch.setattr("alexnet_export.speed.REPEATS_OF_ONE", 2)
-            patch.setattr("alexnet_export.int8.SENSITIVITY_IMAGES", 16)
-            patch.setattr("alexnet_export.image_sets.MINIMUM_IMAGES", 80)
-            yield
+            copy_exported = lambda checkpoint, path, metadata: shutil.copyfile(exported, path)  # noqa: E731
+            patch.setattr("alexnet_export.pipeline.export_onnx", copy_exported)
+            return export_release(*arguments, **{"options": QUICK, **how})
 
-    return patched
+    return export
 
 
 @pytest.fixture(scope="session")
 def tiny_digits(digits: DataSet) -> DataSet:
-    """For exports whose comparison is of no interest."""
+    """For exports whose gates are not tested."""
     splits = (First(digits.train, 32), First(digits.validation, 74), First(digits.test, 80))
     return DataSet("tiny digits", digits.labels, *splits)
 
@@ -190,16 +168,16 @@ def tiny_digits(digits: DataSet) -> DataSet:
 def exported_int8(
     checkpoint: Checkpoint,
     tiny_digits: DataSet,
-    quickly: Callable[[], AbstractContextManager[None]],
+    quickly: Callable[..., Exported],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Exported, list[Progress], list[Variant]]:
-    """The random network as int8. Its answers are closer together than a trained one's: they are not judged."""
+    """The small random network as int8. Its logits are closer together than a trained network's: no accuracy gate."""
     steps: list[Progress] = []
     variants: list[Variant] = []
-    with quickly(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alexnet_export.variants.check_loss", lambda comparison: None)
         patch.setattr("alexnet_export.int8._holds", lambda comparison: True)
-        done = export_release(
+        done = quickly(
             checkpoint,
             tiny_digits,
             tmp_path_factory.mktemp("int8"),

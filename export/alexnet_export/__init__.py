@@ -1,1 +1,1 @@
-"""Train an AlexNet, export it to ONNX, prove the export and publish it into a Triton model repository."""
+"""Train an AlexNet, export it to ONNX, validate it and publish it to a Triton model repository."""

@@ -1,4 +1,4 @@
-"""What may stand in a configuration's accelerators and profiles, and what is wrong with it. Pure.
+"""Lint rules for the execution accelerators of a configuration and their profiles. Pure.
 
 Source of the names: src/onnxruntime.cc of triton-inference-server/onnxruntime_backend, release 24.10.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from tritonclient.grpc import model_config_pb2 as triton
 
-from alexnet_export.check_subject import Problem
+from alexnet_export.check_release import Problem, Subject
 
 TENSORRT_KEYS = frozenset(
     [
@@ -51,48 +51,46 @@ TENSORRT_KEYS = frozenset(
 OVERWRITTEN_KEYS = frozenset(
     ("cudnn_conv_algo_search", "gpu_mem_limit", "arena_extend_strategy", "do_copy_in_default_stream")
 )
-"""The C++ backend takes these from the top-level parameters, whatever the cuda accelerator says."""
+"""The C++ backend reads these from the top-level parameters and overwrites those of the cuda accelerator."""
 
 
-def check_accelerators(config: triton.ModelConfig) -> Iterator[Problem]:
-    """Unknown names and keys, keys without effect, precision outside the file, and profiles that do not fit."""
+def check_accelerators(subject: Subject) -> Iterator[Problem]:
+    """Accelerators have known names and keys, and profiles that cover every batch size."""
+    config = subject.config
     accelerators = config.optimization.execution_accelerators
     for each in accelerators.cpu_execution_accelerator:
         if each.name != "openvino":
-            yield f"CPU accelerator {each.name!r} is unknown", "remove it; the C++ backend knows openvino only"
+            yield f"CPU accelerator {each.name!r} is unknown", "remove it; the C++ backend supports only openvino"
     for each in accelerators.gpu_execution_accelerator:
         if each.name == "tensorrt":
             yield from _check_tensorrt(config, dict(each.parameters))
         elif each.name == "cuda":
             for key in sorted(OVERWRITTEN_KEYS & set(each.parameters)):
                 yield (
-                    f"accelerator cuda: {key} has no effect there, the backend overwrites it",
+                    f"accelerator cuda: {key} has no effect, the backend overwrites it",
                     f'move it: parameters {{ key: "{key}" value {{ string_value: "..." }} }}',
                 )
         else:
-            yield f"GPU accelerator {each.name!r} is unknown", "name it tensorrt or cuda, or remove it"
+            yield f"GPU accelerator {each.name!r} is unknown", "use tensorrt or cuda, or remove it"
 
 
 def _check_tensorrt(config: triton.ModelConfig, parameters: dict[str, str]) -> Iterator[Problem]:
     for key in sorted(set(parameters) - TENSORRT_KEYS):
-        yield f"accelerator tensorrt: unknown key {key}", "remove it; the C++ backend refuses to load the model"
+        yield f"accelerator tensorrt: unknown key {key}", "remove it; the C++ backend rejects the model"
     if "precision_mode" in parameters:
         yield (
-            "accelerator tensorrt: precision_mode, which TensorRT 11 has not got any more",
+            "accelerator tensorrt: TensorRT 11 does not support precision_mode",
             "remove it and publish a file of that precision: make export PRECISION=fp16",
         )
-    if parameters.get("trt_engine_cache_enable", "0").lower() in ("1", "true") and not parameters.get(
-        "trt_engine_cache_path"
-    ):
+    cached = parameters.get("trt_engine_cache_enable", "0").lower() in ("1", "true")
+    if cached and not parameters.get("trt_engine_cache_path"):
         yield (
             "accelerator tensorrt: an engine cache without a path",
             "set trt_engine_cache_path to a writable directory",
         )
-    if parameters.get("trt_engine_cache_enable", "0").lower() in ("1", "true") and not parameters.get(
-        "trt_engine_cache_prefix"
-    ):
+    if cached and not parameters.get("trt_engine_cache_prefix"):
         yield (
-            "accelerator tensorrt: an engine cache that cannot tell releases apart, its key leaves out the weights",
+            "accelerator tensorrt: the engine cache does not distinguish releases, its key does not contain the weights",
             'set trt_engine_cache_enable to "0", or a trt_engine_cache_prefix for each release',
         )
     shapes = {}
@@ -100,7 +98,7 @@ def _check_tensorrt(config: triton.ModelConfig, parameters: dict[str, str]) -> I
         key = f"trt_profile_{end}_shapes"
         if key not in parameters:
             yield (
-                f"accelerator tensorrt: {key} is missing, so new batch sizes build engines while requests wait",
+                f"accelerator tensorrt: {key} is missing, so a new batch size builds an engine while its requests wait",
                 f'add it: parameters {{ key: "{key}" value: "{_profile(config, end)}" }}',
             )
             continue
@@ -108,25 +106,23 @@ def _check_tensorrt(config: triton.ModelConfig, parameters: dict[str, str]) -> I
         expected = {each.name: list(each.dims) for each in config.input}
         if found is None or {name: dims for name, (_, *dims) in found.items()} != expected:
             fix = f'set it to "{_profile(config, end)}"'
-            yield f"accelerator tensorrt: {key} {parameters[key]!r} does not name the inputs with their dims", fix
+            yield f"accelerator tensorrt: {key} {parameters[key]!r} does not contain the inputs with their dims", fix
             continue
         shapes[end] = {batch for batch, *_ in found.values()}
     yield from _check_ends(config, shapes)
 
 
 def _check_ends(config: triton.ModelConfig, shapes: dict[str, set[int]]) -> Iterator[Problem]:
-    for end, wanted in (("min", 1), ("max", config.max_batch_size)):
+    for end, name, wanted in (("min", "minimum", 1), ("max", "maximum", config.max_batch_size)):
         if end in shapes and shapes[end] != {wanted}:
             yield (
-                f"accelerator tensorrt: the profile's {end} is batch {min(shapes[end])}, requests have up to {wanted}"
-                if end == "max"
-                else f"accelerator tensorrt: the profile's min is batch {min(shapes[end])}, a lone request has 1",
+                f"accelerator tensorrt: the {name} of the profile is batch {min(shapes[end])}, requests need {wanted}",
                 f'set trt_profile_{end}_shapes to "{_profile(config, end)}"',
             )
 
 
 def _read_profile(text: str) -> dict[str, list[int]] | None:
-    """``image:1x224x224x3,other:...`` as sizes by name; None if it is something else."""
+    """Sizes by name of ``image:1x224x224x3,other:...``; None if the format is invalid."""
     parts = [re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", part.strip()) for part in text.split(",")]
     if not all(parts):
         return None

@@ -1,7 +1,7 @@
-"""What a data set is to training, calibration and gates: named classes and three splits of pixels with labels.
+"""Data sets for training, calibration and gates: named classes and three splits of pixels with labels.
 
-Samples are addressed by (epoch, index) and are a pure function of the two and the seed, so a resumed run sees what
-the interrupted one would have seen. Kinds: ``digits`` (``digits.py``) and ``folder`` (``folder.py``).
+A sample depends only on the seed, the epoch and the index, so that a resumed run reads the same images as an
+uninterrupted one. Kinds of data sets: ``digits`` (``digits.py``) and ``folder`` (``folder.py``).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 
 Pixels = npt.NDArray[np.uint8]
 SplitName = Literal["train", "validation", "test"]
 
 
 class Unreadable(Exception):
-    """One image of a split cannot be decoded; its text names the file."""
+    """An image of a split cannot be decoded; the text names the file."""
 
 
 class Split(Protocol):
@@ -39,9 +39,10 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Class names, and the splits that no original image crosses.
+    """Class names and splits; no image is in two splits.
 
-    ``as_served`` are the training images without augmentation, to calibrate on; None if ``train`` has none.
+    ``as_served`` contains the training images without augmentation, for calibration; None if ``train`` has no
+    augmentation.
     """
 
     name: str
@@ -53,38 +54,44 @@ class DataSet:
 
 
 def check_labels(labels: Sequence[str], origin: Path) -> None:
-    """Refuse class names that a list of one name a line cannot hold.
+    """Check that class names can be written to labels.txt, one a line.
 
     Raises:
-        UserError: there are fewer than two, one is there twice, or has a line break or bytes that are no text.
+        BadInput: there are fewer than two names, one occurs twice, or one contains characters that cannot be printed.
     """
     if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise UserError(f"{origin}: at least two class names are needed, none of them twice")
+        raise BadInput(f"{origin}: at least two different class names are required")
     odd = next((label for label in labels if not label.isprintable() or not label.strip()), None)
     if odd is not None:
-        raise UserError(f"{origin}: the class name {odd!r} has characters that cannot be printed; rename it")
+        raise BadInput(f"{origin}: the class name {odd!r} contains characters that cannot be printed; rename it")
 
 
 def open_dataset(kind: str, *, directory: Path | None = None, seed: int = 0, flip: bool = True) -> DataSet:
-    """Open a data set by kind: ``digits`` needs nothing, ``folder`` needs ``directory``.
+    """Open a data set; the kind ``folder`` requires ``directory``.
+
+    Args:
+        kind: "digits" or "folder".
+        directory: with train/<class>/ and val/<class>/.
+        seed: of the augmentation.
+        flip: mirror training images at random (folder only).
 
     Raises:
-        UserError: unknown kind, or the folder is missing or laid out otherwise.
+        BadInput: the kind is unknown, or the folder is missing or has another layout.
     """
-    from alexnet_export import digits, folder  # here, because both build on this module
+    from alexnet_export import digits, folder  # both import this module
 
     if kind == "digits":
         return digits.open_digits(seed=seed)
     if kind == "folder":
         if directory is None:
-            raise UserError("--data folder needs --data-dir, a directory with train/<class>/ and val/<class>/")
+            raise BadInput("--data folder requires --data-dir, a directory with train/<class>/ and val/<class>/")
         return folder.open_folder(directory, seed=seed, flip=flip)
-    raise UserError(f"--data {kind}: unknown; choose digits or folder")
+    raise BadInput(f"--data {kind}: unknown; choose digits or folder")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels uint8 [N, 224, 224, 3], labels int64 [N], and the files that could not be read (not counted in N)."""
+    """Pixels uint8 [N, 224, 224, 3], labels int64 [N], and a line for each unreadable file (not counted in N)."""
 
     images: Tensor
     labels: Tensor
@@ -94,7 +101,7 @@ class Batch:
 def training_batches(
     split: Split, *, batch_size: int, seed: int, start: int, steps: int, workers: int = 0
 ) -> Iterator[Batch]:
-    """Batches ``start`` to ``steps`` of an endless stream of shuffled epochs."""
+    """Batches ``start`` to ``steps`` of an infinite stream of shuffled epochs."""
     order = _Shuffled(len(split), seed=seed, start=start * batch_size, stop=steps * batch_size)
     yield from DataLoader(
         _Addressed(split), batch_size=batch_size, sampler=order, num_workers=workers, collate_fn=_collate
@@ -102,7 +109,7 @@ def training_batches(
 
 
 def evaluation_batches(split: Split, *, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """Each sample of a split once, in order; or ``limit`` of them, the same random ones each time: folders come by class."""
+    """Each sample of a split once, in order; or ``limit`` random ones, the same each time (folders are sorted by class)."""
     count = len(split) if limit is None else min(limit, len(split))
     order = [(0, index) for index in range(count)]
     if count < len(split):
@@ -124,7 +131,7 @@ class _Addressed(Dataset[tuple[Pixels, int] | str]):
 
 
 class _Shuffled(Sampler[tuple[int, int]]):
-    """Position i of the stream lies in epoch i // length, whose order depends on the seed and the epoch alone."""
+    """Position i of the stream is in epoch i // length; the order of an epoch depends only on the seed and the epoch."""
 
     def __init__(self, length: int, *, seed: int, start: int, stop: int) -> None:
         self.length, self.seed, self.start, self.stop = length, seed, start, stop

@@ -1,9 +1,5 @@
-"""Errors that are the user's to mend: the command line prints their text alone, without a traceback."""
-
-
-class UserError(Exception):
-    """Something given to the program is wrong; the text names the cause and the remedy."""
+"""The exception of a failed gate. Mistakes of the user are ``alexnet_client.errors.BadInput``."""
 
 
 class GateFailed(Exception):
-    """An exported model did not prove equal to its source, so nothing is published."""
+    """An exported model does not match its checkpoint or lost too much accuracy; it is not published."""

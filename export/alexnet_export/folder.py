@@ -1,8 +1,8 @@
-"""A user's own images, one directory a class, as ImageNet is laid out.
+"""Images of the user, one directory for each class, in the layout of ImageNet.
 
-    train/<class>/*.jpg    val/<class>/*.jpg    test/<class>/*.jpg (optional: without it val serves as test)
+    train/<class>/*.jpg    val/<class>/*.jpg    test/<class>/*.jpg (optional; without it, val is also the test split)
 
-Files are JPEG, PNG or WebP. One that cannot be read is named, counted and skipped by whoever asked for it.
+Files are JPEG, PNG or WebP. Unreadable files are skipped and reported.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_client import images
-from alexnet_client.errors import ImageError
+from alexnet_client.errors import BadInput, ImageError
 from alexnet_export.data import DataSet, Pixels, SplitName, Unreadable, check_labels
-from alexnet_export.errors import UserError
 
 DIRECTORIES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
@@ -26,7 +25,7 @@ DIRECTORIES: dict[SplitName, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """One split of image files. ``augment``: a random crop (and flip) as in the 2012 paper, section 4.1."""
+    """One split of image files. ``augment``: random crop and flip as in the 2012 paper, section 4.1."""
 
     files: tuple[tuple[Path, int], ...]
     seed: int
@@ -55,22 +54,23 @@ class ImageFolder:
 
 
 def open_folder(directory: Path, *, seed: int = 0, flip: bool = True) -> DataSet:
-    """Find classes and files; classes are the directories of ``train``, sorted by name.
+    """Find classes and files; classes are the directories in ``train``, sorted by name.
 
     Raises:
-        UserError: the directory or a split is missing, a class is empty, or one is missing from a split.
+        BadInput: the directory or a split is missing, a class is empty, or a split lacks a class.
     """
+    layout = "the directory must contain train/<class>/ and val/<class>/"
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; it should hold train/<class>/ and val/<class>/")
+        raise BadInput(f"{directory}: no such directory; {layout}")
     train = _split_directory(directory, "train")
     validation = _split_directory(directory, "validation")
     if train is None or validation is None:
         missing = "train" if train is None else "val"
-        raise UserError(f"{directory}: has no {missing}/ directory; it should hold train/<class>/ and val/<class>/")
+        raise BadInput(f"{directory}: {missing}/ is missing; {layout}")
     test = _split_directory(directory, "test")
     labels = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
     if len(labels) < 2:
-        raise UserError(f"{train}: holds {len(labels)} class directories, at least two are needed")
+        raise BadInput(f"{train}: contains {len(labels)} class directories, at least two are required")
     check_labels(labels, train)
     files, held_out = _files(train, labels), ImageFolder(_files(validation, labels), seed)
     return DataSet(
@@ -90,13 +90,13 @@ def _split_directory(directory: Path, split: SplitName) -> Path | None:
 def _files(directory: Path, labels: tuple[str, ...]) -> tuple[tuple[Path, int], ...]:
     unknown = {entry.name for entry in directory.iterdir() if entry.is_dir()} - set(labels)
     if unknown:
-        raise UserError(f"{directory}: has classes that train/ lacks: {', '.join(sorted(unknown))}")
+        raise BadInput(f"{directory}: contains classes that are not in train/: {', '.join(sorted(unknown))}")
     found: list[tuple[Path, int]] = []
     for label, name in enumerate(labels):
         if not (directory / name).is_dir():
-            raise UserError(f"{directory}: class {name} is missing; every class of train/ needs images there too")
+            raise BadInput(f"{directory}: class {name} is missing; every class in train/ needs images here")
         files = sorted(path for path in (directory / name).iterdir() if path.suffix.lower() in images.SUFFIXES)
         if not files:
-            raise UserError(f"{directory / name}: class {name} is empty, no JPEG, PNG or WebP file in it")
+            raise BadInput(f"{directory / name}: contains no JPEG, PNG or WebP file")
         found += [(path, label) for path in files]
     return tuple(found)

@@ -1,6 +1,7 @@
-"""What a model must prove before it is published: equal answers, or a loss of accuracy that is surely small. Pure.
+"""The gates of a release: equal logits, or a loss of accuracy that is small with 95 % confidence. Pure.
 
-The loss is paired: both models answer the same images, so only those count that one gets right and the other wrong.
+The loss is paired: both models classify the same images, and only images that exactly one of them classifies correctly
+count.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_export.errors import GateFailed, UserError
+from alexnet_client.errors import BadInput
+from alexnet_export.errors import GateFailed
 
 Array = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 PARITY_TOLERANCE = 1e-4
-"""Largest |difference| of a logit, as a share of the range of all logits, for a float32 file."""
+"""Largest allowed |difference| of a logit of a float32 file, as a share of the range of all logits."""
 BUDGET_POINTS = 0.5
-"""Largest loss of top-1 accuracy of a quantised file, in percentage points; the interval's upper end counts."""
+"""Largest allowed loss of top-1 accuracy of other files, percentage points; applies to the upper end of the interval."""
 _Z95 = 1.959964
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Top-1 accuracy lost against the reference, in percentage points, with its 95 % interval; negative is a gain."""
+    """Loss of top-1 accuracy, percentage points, with its 95 % interval; a negative loss is a gain."""
 
     estimate: float
     low: float
@@ -33,18 +35,18 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """How a model's answers compare with its reference's on the same images.
+class Comparison:
+    """Answers of a model compared with those of the reference on the same images.
 
     Attributes:
-        images: how many were compared.
-        labelled: on how many of them the accuracy and its loss were counted.
-        top1: accuracy on the labelled images; None if there are none.
-        reference_top1: the reference's.
-        loss_points: accuracy lost. Without labels the reference's answer is taken for the truth: top-1 cannot be lost
-            on more images than get another best class.
+        images: number of images.
+        labelled: images with a known class; only these count for the accuracy and its loss.
+        top1: accuracy on the labelled images; None without labelled images.
+        reference_top1: accuracy of the reference.
+        loss_points: accuracy lost. Without labels, the class of the reference counts as correct: this is an upper
+            bound, because top-1 accuracy cannot change on more images than the best class.
         agreement: share of all images with the same best class.
-        max_logit_difference: largest |difference|, as a share of the range of all the reference's logits.
+        max_logit_difference: largest |difference|, as a share of the range of all logits of the reference.
     """
 
     images: int
@@ -56,21 +58,33 @@ class Judgement:
     max_logit_difference: float
 
 
-def judge(reference: Array, answer: Array, labels: Labels) -> Judgement:
-    """Compare logits [N, classes]; ``labels`` [N] are -1 where the truth is not known.
+def softmax(logits: Array) -> npt.NDArray[np.float64]:
+    """Probabilities float64 [N, classes] of logits [N, classes]."""
+    exponents = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = exponents / exponents.sum(1, keepdims=True)
+    return probabilities
+
+
+def relative_difference(reference: Array, answer: Array) -> float:
+    """Largest |difference| of a logit, as a share of the range of all logits of the reference."""
+    return float(np.abs(reference - answer).max() / max(float(np.ptp(reference)), 1e-12))
+
+
+def compare(reference: Array, answer: Array, labels: Labels) -> Comparison:
+    """Compare logits [N, classes]; ``labels`` [N] are -1 where the class is unknown.
 
     Raises:
         GateFailed: the shapes differ, or a logit is not finite.
     """
     if answer.shape != reference.shape:
-        raise GateFailed(f"answers: logits of shape {list(answer.shape)} where {list(reference.shape)} is expected")
+        raise GateFailed(f"answers: logits have shape {list(answer.shape)}, expected {list(reference.shape)}")
     if not np.isfinite(answer).all():
         raise GateFailed(f"answers: {np.count_nonzero(~np.isfinite(answer))} logits are not finite")
-    ours, theirs, known = reference.argmax(1), answer.argmax(1), labels >= 0
-    truth = labels[known] if known.any() else ours
+    reference_class, answer_class, known = reference.argmax(1), answer.argmax(1), labels >= 0
+    truth = labels[known] if known.any() else reference_class
     compared = known if known.any() else np.ones(len(labels), bool)
-    right, right_before = theirs[compared] == truth, ours[compared] == truth
-    return Judgement(
+    right, right_before = answer_class[compared] == truth, reference_class[compared] == truth
+    return Comparison(
         images=len(labels),
         labelled=int(known.sum()),
         top1=float(right.mean()) if known.any() else None,
@@ -78,16 +92,17 @@ def judge(reference: Array, answer: Array, labels: Labels) -> Judgement:
         loss_points=paired_loss(
             lost=int((right_before & ~right).sum()), won=int((~right_before & right).sum()), images=len(truth)
         ),
-        agreement=float((ours == theirs).mean()),
-        max_logit_difference=float(np.abs(reference - answer).max() / max(float(np.ptp(reference)), 1e-12)),
+        agreement=float((reference_class == answer_class).mean()),
+        max_logit_difference=relative_difference(reference, answer),
     )
 
 
 def paired_loss(*, lost: int, won: int, images: int) -> Loss:
-    """The loss from the images that only one of two models gets right.
+    """Loss from the numbers of images that only the reference (``lost``) or only the model (``won``) gets right.
 
-    The interval is Agresti and Min's (Statistics in Medicine 24, 2005): Wald's for the difference of paired proportions
-    with half an image added to each of the four cells, so that no difference seen is not taken for none there is.
+    The interval is that of Agresti and Min (Statistics in Medicine 24, 2005): Wald's interval for the difference of
+    paired proportions with half an image added to each of the four cells. It has a width above zero even if no image
+    differs.
     """
     n, b, c = images + 2, lost + 0.5, won + 0.5
     center = (b - c) / n
@@ -96,43 +111,47 @@ def paired_loss(*, lost: int, won: int, images: int) -> Loss:
 
 
 def smallest_gate_set(budget_points: float = BUDGET_POINTS) -> int:
-    """How many images it takes until two models that never differ can prove a loss of at most the budget."""
+    """Number of images with which two identical models pass the accuracy gate; with fewer, no model can pass."""
     return math.ceil(_Z95 / (budget_points / 100) - 2)
 
 
-def check_parity(judgement: Judgement) -> None:
-    """The gate of a float32 file: PyTorch's answers.
+def check_parity(comparison: Comparison) -> None:
+    """Gate of a float32 file: logits and best classes equal PyTorch's.
 
     Raises:
-        GateFailed: a logit or a best class differs; the text says by how much.
+        GateFailed: a logit or a best class differs.
     """
-    if judgement.max_logit_difference > PARITY_TOLERANCE:
+    if comparison.max_logit_difference > PARITY_TOLERANCE:
         raise GateFailed(
-            f"parity: a logit differs by {judgement.max_logit_difference:.2e} of the logits' range, "
-            f"{PARITY_TOLERANCE:.0e} is allowed"
+            f"parity: a logit differs by {comparison.max_logit_difference:.2e} of the range of the logits; "
+            f"the limit is {PARITY_TOLERANCE:.0e}"
         )
-    different = round((1 - judgement.agreement) * judgement.images)
+    different = round((1 - comparison.agreement) * comparison.images)
     if different:
-        raise GateFailed(f"parity: {different} of {judgement.images} images get another best class")
+        raise GateFailed(f"parity: {different} of {comparison.images} images have another best class")
 
 
-def check_loss(judgement: Judgement, budget_points: float = BUDGET_POINTS) -> None:
-    """The gate of a file with less precision: the loss of accuracy, with its interval, stays within the budget.
+def check_loss(comparison: Comparison, budget_points: float = BUDGET_POINTS) -> None:
+    """Gate of a file with reduced precision: the 95 % interval of the loss of accuracy is within the budget.
 
     Raises:
-        GateFailed: it may be larger; the text says by how much.
-        UserError: the images are too few to tell.
+        GateFailed: the loss may be larger.
+        BadInput: there are too few images for a decision.
     """
-    counted, needed = judgement.labelled or judgement.images, smallest_gate_set(budget_points)
+    counted, needed = comparison.labelled or comparison.images, smallest_gate_set(budget_points)
     if counted < needed:
-        raise UserError(
-            f"accuracy: {counted} images cannot prove a loss of at most {budget_points} points, {needed} are needed; "
-            "add test images, or publish with PRECISION=fp32"
+        raise BadInput(
+            f"accuracy: {counted} images are too few to validate a loss of at most {budget_points} points, {needed} are "
+            "required; add test images, or publish with PRECISION=fp32"
         )
-    loss = judgement.loss_points
+    loss = comparison.loss_points
     if loss.high > budget_points:
-        what = "top-1" if judgement.labelled else "images with another best class (no labels of this network's classes)"
+        metric = (
+            "top-1 loss"
+            if comparison.labelled
+            else "share of images with another best class (no image has a label of this network)"
+        )
         raise GateFailed(
-            f"accuracy: {what} {loss.estimate:+.2f} points against fp32, 95 % interval {loss.low:.2f} to "
-            f"{loss.high:.2f} on {counted} images; at most {budget_points} is allowed"
+            f"accuracy: {metric} {loss.estimate:+.2f} points against fp32, 95 % interval {loss.low:.2f} to "
+            f"{loss.high:.2f} on {counted} images; the limit is {budget_points}"
         )

@@ -1,4 +1,4 @@
-"""Small words for editing an ONNX graph, on top of onnx_ir: constants, chains, copies, files."""
+"""Basic operations on ONNX graphs, on top of onnx_ir: files, copies, constants, chains of nodes."""
 
 from __future__ import annotations
 
@@ -10,41 +10,37 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from alexnet_export.atomic import replace_file
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
+from alexnet_client.files import replace_file
 
 Array = npt.NDArray[Any]
 LAYERS = ("Conv", "Gemm")
-"""The operators that hold the weights and do the arithmetic."""
+"""The operators with weights."""
 
 
 def read_model(path: Path) -> ir.Model:
     """Read an ONNX file.
 
     Raises:
-        UserError: there is none, it is no ONNX file, or its weights lie in another file that is missing.
+        BadInput: the file is missing or invalid, or its weights are in another file that is missing.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise BadInput(f"{path}: no such file")
     try:
         return ir.from_proto(onnx.load(path))
     except Exception as error:  # protobuf, onnx and the file system have no common base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not an ONNX file that can be read whole ({reason})") from error
+        raise BadInput(f"{path}: not a complete ONNX file ({reason})") from error
 
 
 def to_bytes(model: ir.Model) -> bytes:
-    """The file's content."""
+    """Content of the ONNX file of a model."""
     serialized: bytes = ir.to_proto(model).SerializeToString()
     return serialized
 
 
 def write_model(model: ir.Model, path: Path) -> None:
-    """Write one file with all weights inside, atomically, after a full check.
-
-    Raises:
-        UserError: the disk refuses.
-    """
+    """Check the model and write it to one file with all weights, atomically. Raises ``BadInput``."""
     content = to_bytes(model)
     onnx.checker.check_model(content, full_check=True)
     with replace_file(path) as temporary:
@@ -52,7 +48,7 @@ def write_model(model: ir.Model, path: Path) -> None:
 
 
 def copy(model: ir.Model) -> ir.Model:
-    """A model whose graph can be changed while the other's stays; the weights are shared."""
+    """A copy of the graph that can be changed independently; the weights are shared."""
     return ir.Model(
         model.graph.clone(),
         ir_version=model.ir_version,
@@ -63,7 +59,7 @@ def copy(model: ir.Model) -> ir.Model:
 
 
 def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """A new initializer."""
+    """Add an initializer."""
     kind = ir.TensorType(ir.DataType.from_numpy(array.dtype))
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=ir.tensor(array, name=name))
     graph.register_initializer(value)
@@ -71,25 +67,25 @@ def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
 
 
 def array_of(value: ir.Value | None) -> Array:
-    """The content of an initializer."""
+    """Content of an initializer."""
     assert value is not None
     assert value.const_value is not None
     return value.const_value.numpy()
 
 
 def layers(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes with weights, in order of the data's way."""
+    """Nodes with weights, in order of execution."""
     return [node for node in graph if node.op_type in LAYERS]
 
 
 def only_consumer(value: ir.Value) -> ir.Node | None:
-    """The node that reads a value, if there is exactly one."""
+    """The node that reads a value; None unless there is exactly one."""
     consumers = value.consumers()
     return consumers[0] if len(consumers) == 1 and not value.is_graph_output() else None
 
 
 def chain_from(value: ir.Value, *operators: str) -> list[ir.Node] | None:
-    """The nodes that follow a value one after another, if they are just these operators and nobody else reads between."""
+    """The nodes that follow a value, if they are exactly these operators and no other node reads between them."""
     found: list[ir.Node] = []
     for operator in operators:
         node = only_consumer(value)
@@ -101,7 +97,7 @@ def chain_from(value: ir.Value, *operators: str) -> list[ir.Node] | None:
 
 
 def bypass(node: ir.Node) -> None:
-    """Take a node out: what read its output reads its input."""
+    """Remove a node and connect its users to its input."""
     source = node.inputs[0]
     assert source is not None
     graph = node.graph
@@ -111,5 +107,5 @@ def bypass(node: ir.Node) -> None:
 
 
 def sweep(model: ir.Model) -> None:
-    """Remove nodes and initializers that nothing reads any more."""
+    """Remove unused nodes and initializers."""
     RemoveUnusedNodesPass()(model)

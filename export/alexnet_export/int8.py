@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from alexnet_export import calibrate, rewrites
 from alexnet_export.errors import GateFailed
-from alexnet_export.gates import BUDGET_POINTS, Judgement, judge, smallest_gate_set
-from alexnet_export.gateset import Images
+from alexnet_export.gates import BUDGET_POINTS, Comparison, compare, smallest_gate_set
 from alexnet_export.graph import copy, layers, to_bytes
+from alexnet_export.image_sets import Images
 from alexnet_export.quantize import (
     FLOAT_OPERATORS,
     INTEGER_OPERATORS,
@@ -26,8 +26,7 @@ from alexnet_export.quantize import (
     quantize,
     quantize_weights,
 )
-from alexnet_export.runners import onnx_runner, operators_that_run
-from alexnet_export.verify import answers
+from alexnet_export.runners import answers, onnx_runner, operators_that_run
 
 SENSITIVITY_IMAGES = 256
 
@@ -48,7 +47,7 @@ class Trial:
     method: str
     float_layers: tuple[str, ...]
     logit_error: float
-    judgement: Judgement
+    comparison: Comparison
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ def choose(
     choice: Images,
     scheme: Scheme,
     *,
+    sensitivity_images: int = SENSITIVITY_IMAGES,
     on_step: Callable[[], None] = lambda: None,
 ) -> Quantized:
     """Find the way of quantising that changes the answers least.
@@ -81,6 +81,7 @@ def choose(
         calibration: training images, for the ranges.
         choice: images to compare ways on.
         scheme: for whose kernels.
+        sensitivity_images: how many of ``choice`` rank the layers.
         on_step: called after each of ``steps(model)`` steps.
 
     Raises:
@@ -96,20 +97,21 @@ def choose(
         logits = answers(onnx_runner(to_bytes(quantized)), choice.pixels)
         error = _error(reference, logits)
         on_step()
-        return quantized, Trial(method, tuple(keep_float), error, judge(reference, logits, choice.labels))
+        return quantized, Trial(method, tuple(keep_float), error, compare(reference, logits, choice.labels))
 
     tried = [attempt(method, ()) for method in calibrate.METHODS]
-    best = min(tried, key=lambda pair: (not _holds(pair[1].judgement), pair[1].logit_error))
+    best = min(tried, key=lambda pair: (not _holds(pair[1].comparison), pair[1].logit_error))
     trials = [trial for _, trial in tried]
     method = best[1].method
-    harm = _harm(model, weights, calibrate.limits(histograms, method), scheme, choice, reference, on_step)
+    ranked = choice.pixels[:sensitivity_images]
+    harm = _harm(model, weights, calibrate.limits(histograms, method), scheme, ranked, reference, on_step)
     worst_first = [each.layer for each in sorted(harm, key=lambda each: -each.logit_error)]
-    while not _holds(best[1].judgement):
+    while not _holds(best[1].comparison):
         kept = len(best[1].float_layers) + 1
         if kept > len(worst_first) // 2:  # with more in float it would be no faster than float
             raise GateFailed(
                 f"int8: with {kept - 1} of {len(worst_first)} layers in float the loss is still up to "
-                f"{best[1].judgement.loss_points.high:.2f} points on the {len(choice)} images for choosing"
+                f"{best[1].comparison.loss_points.high:.2f} points on the {len(choice)} images for choosing"
             )
         best = attempt(method, worst_first[:kept])
         trials.append(best[1])
@@ -152,11 +154,10 @@ def _harm(
     weights: dict[str, IntegerWeights],
     limits: dict[str, float],
     scheme: Scheme,
-    choice: Images,
+    pixels: npt.NDArray[np.uint8],
     reference: npt.NDArray[np.float32],
     on_step: Callable[[], None],
 ) -> list[LayerHarm]:
-    pixels = choice.pixels[:SENSITIVITY_IMAGES]
     found = []
     for node in layers(model.graph):
         others = [str(other.name) for other in layers(model.graph) if other is not node]
@@ -168,8 +169,8 @@ def _harm(
     return found
 
 
-def _holds(judgement: Judgement) -> bool:
-    loss, counted = judgement.loss_points, judgement.labelled or judgement.images
+def _holds(comparison: Comparison) -> bool:
+    loss, counted = comparison.loss_points, comparison.labelled or comparison.images
     # Too few images to prove it leave the proof to the gate.
     return (loss.high if counted >= smallest_gate_set() else loss.estimate) <= BUDGET_POINTS
 

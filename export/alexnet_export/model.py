@@ -1,7 +1,7 @@
-"""AlexNet, in torchvision's single-GPU form, and the normalisation of the pixels in front of it.
+"""AlexNet in torchvision's single-GPU form, and the normalisation of its input.
 
-Everything that knows the architecture is here; to serve another network, replace ``AlexNet``. State-dict keys and
-shapes equal torchvision's, so that its published weights load. Never imports data, training or ONNX.
+All knowledge of the architecture is in this module; to serve another network, replace ``AlexNet``. Keys and shapes of
+the state dict equal torchvision's, so that its published weights load. Never imports data, training or ONNX.
 """
 
 from __future__ import annotations
@@ -11,49 +11,59 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
+from alexnet_client.images import CROP
+
+SIDE = CROP
+"""Height and width of the input, pixels."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Per-channel ``(pixel - mean) / std``, in pixel units 0-255, RGB."""
+    """Per-channel ``(pixel - mean) / std`` in pixel units 0-255, RGB."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError(
-                f"a normalisation needs three means and three positive stds, got {self.mean} and {self.std}"
+            raise BadInput(
+                f"a normalisation has three means and three positive standard deviations, got {self.mean} and {self.std}"
             )
 
 
 UNIFORM = Normalization(mean=(128.0,) * 3, std=(64.0,) * 3)
-"""For models trained here: one integer mean for all channels, so that a quantised graph can use it as the zero point
-of the pixels (and of conv1's padding) and read them as they are."""
+"""For models trained here. One integer mean for all channels: a quantised graph can use it as the zero point of the
+pixels and as the padding value of conv1, and can read the pixels unchanged."""
 
 IMAGENET = Normalization(
     mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
     std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
 )
-"""What torchvision's published weights were trained with."""
+"""Normalisation of torchvision's published weights."""
 
 
-CHANNELS = (64, 192, 384, 256, 256)
-"""Of the five convolutions."""
-HIDDEN = 4096
-"""Width of the two hidden layers behind them."""
+@dataclass(frozen=True)
+class Widths:
+    """Sizes of the layers: channels of the five convolutions, units of the two hidden fully connected layers."""
+
+    channels: tuple[int, int, int, int, int] = (64, 192, 384, 256, 256)
+    hidden: int = 4096
+
+
+FULL = Widths()
+"""The published network: 61,100,840 parameters at 1,000 classes."""
 
 
 class AlexNet(nn.Module):
     """Krizhevsky's "one weird trick" AlexNet: float32 [N, 3, 224, 224], normalised, in; logits [N, classes] out.
 
-    61,100,840 parameters at 1,000 classes. Source of the layers: the printed form of ``torchvision.models.alexnet``.
+    Source of the layers: the printed form of ``torchvision.models.alexnet``.
     """
 
-    def __init__(self, classes: int = 1000, dropout: float = 0.5) -> None:
+    def __init__(self, classes: int = 1000, *, dropout: float = 0.5, widths: Widths = FULL) -> None:
         super().__init__()
-        first, second, third, fourth, fifth = CHANNELS
+        first, second, third, fourth, fifth = widths.channels
         self.features = nn.Sequential(
             nn.Conv2d(3, first, kernel_size=11, stride=4, padding=2),
             nn.ReLU(inplace=True),
@@ -72,12 +82,12 @@ class AlexNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier = nn.Sequential(
             nn.Dropout(p=dropout),
-            nn.Linear(fifth * 6 * 6, HIDDEN),
+            nn.Linear(fifth * 6 * 6, widths.hidden),
             nn.ReLU(inplace=True),
             nn.Dropout(p=dropout),
-            nn.Linear(HIDDEN, HIDDEN),
+            nn.Linear(widths.hidden, widths.hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(HIDDEN, classes),
+            nn.Linear(widths.hidden, classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,10 +97,10 @@ class AlexNet(nn.Module):
 
 
 def initialize(model: AlexNet) -> None:
-    """Kaiming-normal weights for training from scratch (He et al. 2015, eq. 10), with a small last layer.
+    """Set Kaiming-normal weights for training from scratch (He et al. 2015, eq. 10), and a small last layer.
 
-    The small last layer starts every class near probability 1/classes. In single runs of 150 steps on digits,
-    Kaiming weights reached 72 % where PyTorch's default reached 53 %.
+    With a small last layer, every class starts near probability 1/classes. In single runs of 150 steps on the digits,
+    Kaiming weights reached 72 % accuracy and PyTorch's default weights 53 %.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -100,44 +110,52 @@ def initialize(model: AlexNet) -> None:
     nn.init.normal_(model.classifier[6].weight, std=0.001)  # type: ignore[arg-type]  # nn.Sequential hides the type
 
 
-def check_state_dict(state_dict: dict[str, Tensor], classes: int, origin: str) -> None:
-    """Refuse weights that are not this network's.
+def check_state_dict(state_dict: dict[str, Tensor], classes: int, origin: str, *, widths: Widths = FULL) -> None:
+    """Check that weights belong to this network.
 
     Raises:
-        UserError: naming the first key that is missing, unknown or of another shape.
+        BadInput: a key is missing, unknown or has another shape; the text names the first one.
     """
     with torch.device("meta"):
-        expected = {key: list(value.shape) for key, value in AlexNet(classes).state_dict().items()}
+        expected = {key: list(value.shape) for key, value in AlexNet(classes, widths=widths).state_dict().items()}
     for key, shape in expected.items():
         if key not in state_dict:
-            raise UserError(f"{origin}: not an AlexNet of {classes} classes, {key} is missing")
+            raise BadInput(f"{origin}: not an AlexNet with {classes} classes: {key} is missing")
         found = list(state_dict[key].shape)
         if found != shape:
-            raise UserError(
-                f"{origin}: not an AlexNet of {classes} classes, {key} has shape {found} where {shape} is expected"
+            raise BadInput(
+                f"{origin}: not an AlexNet with {classes} classes: {key} has shape {found}, expected {shape}"
             )
     unknown = next((key for key in state_dict if key not in expected), None)
     if unknown:
-        raise UserError(f"{origin}: not an AlexNet, it has a key {unknown} that the network lacks")
+        raise BadInput(f"{origin}: not an AlexNet: the network has no key {unknown}")
 
 
-class ServedModel(nn.Module):
-    """The network as it is served: uint8 pixels [N, 224, 224, 3] in; logits and probabilities [N, classes] out.
-
-    The cast comes before the transpose because TensorRT accepts uint8 only if it is converted first.
-    """
+class Normalize(nn.Module):
+    """uint8 or float pixels [N, 224, 224, 3] in; normalised float32 [N, 3, 224, 224] in channels_last layout out."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, network: AlexNet, normalization: Normalization) -> None:
+    def __init__(self, normalization: Normalization) -> None:
         super().__init__()
-        self.network = network
         mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
         self.register_buffer("mean", mean.reshape(1, 3, 1, 1))
         self.register_buffer("scale", (1.0 / std).reshape(1, 3, 1, 1))
 
+    def forward(self, pixels: Tensor) -> Tensor:
+        # The cast comes first, because TensorRT accepts uint8 only if it is converted first.
+        return (pixels.to(torch.float32).permute(0, 3, 1, 2) - self.mean) * self.scale
+
+
+class ServedModel(nn.Module):
+    """The network as it is served: uint8 pixels [N, 224, 224, 3] in; logits and probabilities [N, classes] out."""
+
+    def __init__(self, network: AlexNet, normalization: Normalization) -> None:
+        super().__init__()
+        self.normalize = Normalize(normalization)
+        self.network = network
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = (image.to(torch.float32).permute(0, 3, 1, 2) - self.mean) * self.scale
-        logits = self.network(x)
+        logits = self.network(self.normalize(image))
         return logits, torch.softmax(logits, dim=1)

@@ -1,4 +1,4 @@
-"""How a training run is asked for, and the events it tells its story with. Pure data."""
+"""Training options and the events of a training run. Pure data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
+from alexnet_export.model import FULL, Widths
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["onecycle", "cosine", "constant"]
@@ -16,11 +17,14 @@ _CHOICES = {"optimizer": get_args(Optimizer), "schedule": get_args(Schedule), "p
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train. The defaults are those of the digits demo.
+    """Options of a training run. The defaults are those of the digits demo.
 
-    ``evaluation_limit`` is how many validation images each evaluation looks at; None for all.
-    ``optimizer`` "sgd" is the 2012 paper's: momentum 0.9 (section 5); its weight decay was 5e-4 and its rate 0.01.
-    ``precision`` "auto" means bfloat16 autocast where the device has instructions for it, else float32.
+    Attributes:
+        optimizer: "sgd" is that of the 2012 paper: momentum 0.9 (section 5), with weight decay 5e-4 and rate 0.01.
+        precision: "auto" is bfloat16 autocast where the device has instructions for it, else float32.
+        evaluation_limit: validation images of each evaluation; None for all.
+        workers: processes that load images.
+        widths: sizes of the layers.
     """
 
     steps: int = 300
@@ -36,25 +40,26 @@ class TrainOptions:
     evaluation_limit: int | None = None
     seed: int = 0
     workers: int = 0
+    widths: Widths = FULL
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate", "evaluate_every"):
             if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+                raise BadInput(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
         for name in ("seed", "workers", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+                raise BadInput(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
         for name in ("label_smoothing", "dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(self, name)}")
+                raise BadInput(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(self, name)}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise UserError(f"--{name} {getattr(self, name)}: unknown; choose one of {', '.join(allowed)}")
+                raise BadInput(f"--{name} {getattr(self, name)}: unknown; choose one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimizer step; ``loss`` is the mean cross-entropy of its batch, ``unreadable`` the files it had to skip."""
+    """One optimizer step: mean cross-entropy of its batch, and the files that were skipped as unreadable."""
 
     step: int
     loss: float
@@ -64,7 +69,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Validation after ``step`` steps; top-1 accuracy and mean cross-entropy over ``images`` readable images."""
+    """Validation after ``step`` steps: top-1 accuracy and mean cross-entropy over ``images`` readable images."""
 
     step: int
     accuracy: float

@@ -1,8 +1,9 @@
-"""Releases in the Triton model repository: a version directory appears whole, and never changes afterwards.
+"""Publish, roll back and delete releases in a Triton model repository.
 
-``<repository>/<model>/<N>/model.onnx`` and ``manifest.json``; ``config.pbtxt`` and ``labels.txt`` are the model's. A
-release is written into a hidden directory beside the versions, flushed, and renamed; until then nothing has happened.
-One that is rolled back is hidden under another name, and its number is never given again.
+A release is ``<repository>/<model>/<N>/`` with ``model.onnx`` and ``manifest.json``; ``config.pbtxt`` and ``labels.txt``
+belong to the model. A release is written to a hidden directory next to the versions, flushed to disk, and renamed: it
+appears completely or not at all, and never changes afterwards. A rollback hides a version under another name. A
+version number is never used twice.
 """
 
 from __future__ import annotations
@@ -17,34 +18,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_export.atomic import flush, sha256_file, write_text, writing
-from alexnet_export.config import render_configs
-from alexnet_export.config_encoded import VERSION, render_encoded_configs
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
+from alexnet_client.files import check_writable, flush, sha256_file, write_text, writing
+from alexnet_client.manifest import MANIFEST
 from alexnet_export.releases import (
     HIGHEST,
-    MANIFEST,
     MODEL,
     ROLLED_BACK,
     Release,
+    configured_versions,
     highest_version,
-    pinned,
     releases,
     rolled_back,
 )
+from alexnet_export.triton_config import VERSION, render_configs, render_encoded_configs
 
 
 def check_publishable(repository: Path, labels: Sequence[str], model: str = MODEL) -> None:
-    """Find out early what would stop ``publish``.
+    """Check the requirements of ``publish`` before a long computation.
 
     Raises:
-        UserError: the repository cannot be written, or its releases have other classes.
+        BadInput: the repository is not writable, or its releases have other classes.
     """
-    directory = repository / model
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writable-", dir=directory):
-            pass
+    check_writable(repository / model / MANIFEST)
     _check_labels(releases(repository, model), labels)
 
 
@@ -59,33 +55,32 @@ def publish(
     """Publish the next version.
 
     Args:
-        repository: the Triton model repository; made if it is missing.
-        files: of the release, by their names in the version directory; copied.
-        labels: class names, in the order of the logits.
-        manifest: what made the release; hashes of the files, labels and version are added.
+        repository: the Triton model repository; created if it is missing.
+        files: of the release, by name; they are copied.
+        labels: class names in the order of the logits.
+        manifest: description of the release; version, labels and hashes of the files are added.
         model: its name in the repository.
 
     Raises:
-        UserError: the repository cannot be written, the disk is full, or its releases have other classes.
+        BadInput: the repository is not writable, the disk is full, or the releases have other classes.
     """
     directory = repository / model
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory):
-            existing = releases(repository, model)
-            _check_labels(existing, labels)
-            version = highest_version(directory) + 1
+            _check_labels(releases(repository, model), labels)
+            version = highest_version(repository, model) + 1
             staged = Path(tempfile.mkdtemp(prefix=".publishing-", dir=directory))
             names = "".join(f"{label}\n" for label in labels)
-            ours = {directory / "labels.txt": names, **_configs(repository, model, len(labels))}
-            before = {path: _text(path) for path in ours}
+            rendered = {directory / "labels.txt": names, **_configs(repository, model, len(labels))}
+            before = {path: _text(path) for path in rendered}
             other_classes = before[directory / "labels.txt"] != names
             try:
                 _fill(staged, files, {**manifest, "model": model, "version": version, "labels": list(labels)})
                 for path, text in before.items():
-                    if text is None or other_classes:  # what a user has tuned in a configuration stays
+                    if text is None or other_classes:  # changes by the user are kept
                         path.parent.mkdir(exist_ok=True)
-                        _replace_if_other(path, ours[path])
+                        _write_if_different(path, rendered[path])
                 for name in render_encoded_configs(model, classes=len(labels)):
                     (repository / name / VERSION).mkdir(exist_ok=True)
                 staged.chmod(0o755)
@@ -94,77 +89,81 @@ def publish(
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
                 for path, text in before.items():
-                    path.unlink(missing_ok=True) if text is None else _replace_if_other(path, text)
+                    path.unlink(missing_ok=True) if text is None else _write_if_different(path, text)
                 raise
-            with suppress(UserError):  # it is published; the note only matters once it is deleted
+            with suppress(BadInput):  # only needed once the version is deleted
                 write_text(directory / HIGHEST, f"{version}\n")
     return Release(directory / str(version))
 
 
 def roll_back(repository: Path, *, to: int | None = None, model: str = MODEL) -> tuple[list[Release], Release]:
-    """Withdraw the newest version, or all newer than ``to``; the files stay, hidden, until ``prune``.
+    """Withdraw the newest version, or all versions newer than ``to``. The files stay, hidden, until ``prune``.
 
     Returns:
-        What was withdrawn, and the version that a server started from now on takes.
+        The withdrawn releases, and the release that is now the newest.
 
     Raises:
-        UserError: there is no older version, none of that number, or the configuration names one that would go.
+        BadInput: there is no such version, or no older one, or the configuration selects a version to be withdrawn.
     """
-    directory = repository / model
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such model; name the model repository with --repository")
+    directory = _model_directory(repository, model)
     with writing(directory), _locked(directory):
-        there = releases(repository, model)
-        if len(there) < 2:
-            raise UserError(f"{directory}: has {len(there)} release, there is no older one to go back to")
-        target = next((each for each in there if each.version == (to or there[-2].version)), None)
+        published = releases(repository, model)
+        if len(published) < 2:
+            raise BadInput(f"{directory}: {len(published)} version published, no older one to roll back to")
+        target = next((each for each in published if each.version == (to or published[-2].version)), None)
         if target is None:
-            raise UserError(f"{directory}: has no version {to}, only {', '.join(str(each.version) for each in there)}")
-        newer = [each for each in there if each.version > target.version]
+            numbers = ", ".join(str(each.version) for each in published)
+            raise BadInput(f"{directory}: version {to} does not exist; published: {numbers}")
+        newer = [each for each in published if each.version > target.version]
         if not newer:
-            raise UserError(f"{directory}: version {target.version} is the newest already")
-        _check_unpinned(repository, newer, model)
-        for each in reversed(newer):  # newest first: a kill in between leaves an older one serving, never a gap
+            raise BadInput(f"{directory}: version {target.version} is already the newest")
+        _check_not_configured(repository, newer, model)
+        for each in reversed(newer):  # newest first: a kill in between leaves an older version to serve
             each.directory.rename(directory / f"{ROLLED_BACK}{each.version}")
         flush(directory)
     return [Release(directory / f"{ROLLED_BACK}{each.version}") for each in newer], target
 
 
 def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
-    """Delete all but the newest ``keep`` versions, and all that were rolled back; give what was deleted.
+    """Delete all versions except the newest ``keep``, and all that were rolled back; return the deleted releases.
 
     Raises:
-        UserError: ``keep`` is not positive, the configuration names one that would go, or the disk refuses.
+        BadInput: ``keep`` is not positive, the configuration selects a version to be deleted, or a directory is not
+            writable.
     """
     if keep < 1:
-        raise UserError(f"--keep must be positive, got {keep}; the newest version is what is served")
-    directory = repository / model
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such model; name the model repository with --repository")
+        raise BadInput(f"--keep must be positive, got {keep}")
+    directory = _model_directory(repository, model)
     with writing(directory), _locked(directory):
-        doomed = [*rolled_back(repository, model), *releases(repository, model)[:-keep]]
-        _check_unpinned(repository, doomed, model)
-        write_text(directory / HIGHEST, f"{highest_version(directory)}\n")
-        for each in doomed:
-            hidden = directory / f".publishing-{each.directory.name}"  # removed by the next who locks, if we are killed
+        deleted = [*rolled_back(repository, model), *releases(repository, model)[:-keep]]
+        _check_not_configured(repository, deleted, model)
+        write_text(directory / HIGHEST, f"{highest_version(repository, model)}\n")
+        for each in deleted:
+            hidden = directory / f".publishing-{each.directory.name}"  # after a kill, the next lock removes it
             each.directory.rename(hidden)
             shutil.rmtree(hidden)
         flush(directory)
-    return doomed
+    return deleted
 
 
-def _check_unpinned(repository: Path, leaving: Sequence[Release], model: str) -> None:
-    """A server that finds none of its pinned versions serves nothing."""
-    served = sorted(pinned(repository, model) & {each.version for each in leaving})
-    if served:
-        raise UserError(
-            f"{repository / model}: version {served[0]} is the one to be served, by its configuration's version_policy; put "
-            "another to service before: alexnet-server rollback, or rollout"
+def _model_directory(repository: Path, model: str) -> Path:
+    if not (repository / model).is_dir():
+        raise BadInput(f"{repository / model}: no such model; set the model repository with --repository")
+    return repository / model
+
+
+def _check_not_configured(repository: Path, leaving: Sequence[Release], model: str) -> None:
+    """Triton serves nothing if the only version in its configuration is missing."""
+    selected = sorted(configured_versions(repository, model) & {each.version for each in leaving})
+    if selected:
+        raise BadInput(
+            f"{repository / model}: its configuration serves version {selected[0]} (version_policy {{ specific }}); "
+            "change the version_policy first"
         )
 
 
 def _configs(repository: Path, model: str, classes: int) -> dict[Path, str]:
-    """The texts of all configurations, of the model and of those that read image files for it."""
+    """All configurations: of the model, and of the models that decode image files for it."""
     own = {repository / model / name: text for name, text in render_configs(model, classes=classes).items()}
     encoded = render_encoded_configs(model, classes=classes)
     return own | {repository / name / "config.pbtxt": text for name, text in encoded.items()}
@@ -181,14 +180,14 @@ def _fill(staged: Path, files: Mapping[str, Path], manifest: Mapping[str, Any]) 
 
 
 def _check_labels(existing: Sequence[Release], labels: Sequence[str]) -> None:
-    """All versions share config.pbtxt and labels.txt: other classes would make the older releases lie."""
+    """All versions share config.pbtxt and labels.txt, so they must have the same classes."""
     for release in existing:
         published = release.manifest.get("labels")
         if published != list(labels):
             count = len(published) if isinstance(published, list) else 0
-            raise UserError(
-                f"{release.directory}: has {count} classes that are not these {len(labels)}; publish into another "
-                "repository (--repository), or delete the old versions if nobody serves them any more"
+            raise BadInput(
+                f"{release.directory}: its {count} classes differ from the {len(labels)} of this model; publish to "
+                "another repository (--repository), or delete the old versions if no server uses them"
             )
 
 
@@ -196,19 +195,19 @@ def _text(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
 
-def _replace_if_other(path: Path, text: str) -> None:
+def _write_if_different(path: Path, text: str) -> None:
     if _text(path) != text:
         write_text(path, text)
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """One publication at a time; the lock goes with the process, however it ends."""
+    """Exclusive lock of a model directory; the kernel releases it when the process ends."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        for left_over in directory.glob(".publishing-*"):
-            shutil.rmtree(left_over, ignore_errors=True)  # of a publication that was killed
+        for leftover in directory.glob(".publishing-*"):
+            shutil.rmtree(leftover, ignore_errors=True)  # from a process that was killed
         yield
     finally:
         os.close(descriptor)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 from alexnet_export.graph import Array, array_of, bypass, constant, copy, layers, only_consumer, sweep
 
 INTEGER_OPERATORS = ("QLinearConv", "QGemm")
@@ -95,7 +95,7 @@ def quantize(
         keep_float: names of layers (nodes) that stay in float32.
 
     Raises:
-        UserError: a layer reads something whose range is not known.
+        BadInput: a layer reads something whose range is not known.
 
     Returns:
         A new model. Its logits are float32, straight from the last layer's 32-bit sums.
@@ -178,7 +178,7 @@ def _quantize_activations(
         elif name in limits:
             parameters[name] = scheme.activation(limits[name])
         else:
-            raise UserError(
+            raise BadInput(
                 f"int8: {name} ({node.op_type}) is neither the pixels nor behind a ReLU, its range is not known; "
                 "teach calibrate.py and quantize.py this graph, or publish with PRECISION=fp32"
             )

@@ -1,7 +1,7 @@
-"""Exact rewrites: each is a small pass that leaves the answers as they are and does less work, or work of a faster kind.
+"""Exact rewrites of the graph: small passes that do not change the answers and make the graph faster.
 
-A pass changes an ``ir.Model`` in place and says whether it found its pattern. Those up to ``fold_normalization`` work on
-the float graph, the others on the quantised one. ``speed.py`` measures what each is worth, the export table shows it.
+A pass changes an ``ir.Model`` in place and returns whether it found its pattern. The passes up to ``fold_normalization``
+apply to the float graph, the others to the quantised graph. The export measures the speed-up of each.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 from alexnet_export.graph import Array, array_of, bypass, chain_from, constant, sweep
 
 BLOCK = 4
-"""Pixels of a row that become channels of one: conv1's stride."""
+"""Neighbouring pixels of a row that become the channels of one pixel; equals the stride of conv1."""
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A pass, and what it does in a few words for the export table."""
+    """A pass, and what it changes, in a few words for the table of the export."""
 
     name: str
-    does: str
+    description: str
     apply: Callable[[ir.Model], bool]
 
 
 def drop_identity_pool(model: ir.Model) -> bool:
-    """Remove pools whose window is one pixel: at 224 pixels the 6 x 6 adaptive pool averages nothing."""
+    """Remove pools with a window of one pixel: with images of 224 pixels, the 6 x 6 adaptive pool has no effect."""
     found = [
         node
         for node in model.graph
@@ -44,12 +44,13 @@ def drop_identity_pool(model: ir.Model) -> bool:
 
 
 def fold_normalization(model: ir.Model) -> bool:
-    """Fold ``(pixel - mean) * scale`` into conv1: what is left in front of it is one whole number for all channels.
+    """Fold ``(pixel - mean) * scale`` into conv1; only the subtraction of one integer for all channels remains.
 
-    The scale goes into the weights. Of the mean, the whole number nearest to its average over the channels stays, so
-    that a quantised graph can take it as the zero point of the pixels, which is then also what conv1 pads with. What a
-    channel's mean differs from it is a constant image; conv1 of that image is one number a filter inside (it goes into
-    the bias) and another at the border, where the window hangs over: a map that is added, unless it is zero.
+    The scale becomes part of the weights. The remaining integer is the mean of all channels, rounded: a quantised graph
+    uses it as the zero point of the pixels and as the padding value of conv1. The difference between this integer and
+    the mean of each channel is a constant image. conv1 of that image is a constant per filter inside, which becomes part
+    of the bias. At the border, where the window exceeds the image, it has other values; this map is added, unless it is
+    zero.
     """
     graph = model.graph
     found = chain_from(graph.inputs[0], "Cast", "Transpose", "Sub", "Mul", "Conv")
@@ -148,21 +149,21 @@ def widen_conv1(model: ir.Model) -> bool:
 FLOAT = (
     Rewrite(
         "no identity pool",
-        "the 6 x 6 adaptive pool, which averages nothing at 224 pixels, is left out",
+        "remove the 6 x 6 adaptive pool, which has no effect on images of 224 pixels",
         drop_identity_pool,
     ),
     Rewrite(
-        "folded normalisation", "scale and mean of the pixels go into conv1's weights and bias", fold_normalization
+        "folded normalisation", "move scale and mean of the pixels into conv1's weights and bias", fold_normalization
     ),
 )
 QUANTISED = (
-    Rewrite("pixels into conv1", "the integer conv1 reads the uint8 pixels as they are", pixels_into_conv1),
-    Rewrite("wide conv1", "four pixels of a row are read as one of twelve channels", widen_conv1),
+    Rewrite("pixels into conv1", "the integer conv1 reads the uint8 pixels directly", pixels_into_conv1),
+    Rewrite("wide conv1", "conv1 reads four pixels of a row as one pixel of twelve channels", widen_conv1),
 )
 
 
 def _border_response(constant_image: Array, weight: Array, strides: list[int], pads: list[int]) -> Array:
-    """conv1 of an image of one colour [channels], zero-padded: float32 [1, filters, 55, 55]."""
+    """conv1 of a zero-padded image of one colour [channels]: float32 [1, filters, 55, 55]."""
     image = torch.from_numpy(constant_image.astype(np.float64)).reshape(1, -1, 1, 1).expand(-1, -1, 224, 224)
     kernel = torch.from_numpy(weight.astype(np.float64))
     response = torch.nn.functional.conv2d(image, kernel, stride=tuple(strides), padding=tuple(pads[:2]))

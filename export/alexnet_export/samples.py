@@ -1,4 +1,4 @@
-"""Held-out images as files, one directory a class: something to classify that the model has never seen."""
+"""Images of the test split as files, one directory for each class, for the demo and for manual tests."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from alexnet_export.atomic import writing
+from alexnet_client.errors import BadInput
+from alexnet_client.files import writing
 from alexnet_export.data import DataSet, Unreadable
-from alexnet_export.errors import UserError
 
 
 def write_samples(dataset: DataSet, directory: Path, *, count: int, seed: int = 0) -> int:
-    """Write ``count`` images of the test split, drawn at random, as PNG into ``directory/<class>/``.
+    """Write random images of the test split as PNG files to ``directory/<class>/``.
 
     Args:
-        dataset: where from.
-        directory: replaced whole.
-        count: how many, or all if there are fewer.
-        seed: of the draw.
+        dataset: source of the images.
+        directory: replaced completely.
+        count: number of images; all if the split has fewer.
+        seed: of the random selection.
 
     Returns:
-        How many were written.
+        The number of images written.
 
     Raises:
-        UserError: ``directory`` holds something else than such images, or cannot be written.
+        BadInput: ``directory`` contains other files, or is not writable.
     """
     files = [path for path in directory.rglob("*") if not path.is_dir()] if directory.is_dir() else [directory]
     if directory.exists() and not all(_is_sample(path) for path in files):
-        raise UserError(f"{directory}: holds other files than sample images; choose another directory")
+        raise BadInput(f"{directory}: contains files that are not sample images; choose another directory")
     order = np.random.default_rng(seed).permutation(len(dataset.test))[:count]
     written = 0
     with writing(directory):
@@ -47,7 +47,7 @@ def write_samples(dataset: DataSet, directory: Path, *, count: int, seed: int = 
                     continue
                 target = staged / dataset.labels[label] / f"{dataset.labels[label]}-{index:05d}.png"
                 target.parent.mkdir(exist_ok=True)
-                # 256 pixels, so that the client's resize leaves them alone and its centre crop gives the canvas back.
+                # 256 pixels: the client does not resize these, and its centre crop restores the canvas exactly.
                 framed = np.pad(pixels, ((16, 16), (16, 16), (0, 0)), mode="edge")
                 Image.fromarray(framed).save(target)
                 written += 1
@@ -59,5 +59,5 @@ def write_samples(dataset: DataSet, directory: Path, *, count: int, seed: int = 
 
 
 def _is_sample(path: Path) -> bool:
-    """Whether a file has the name that a sample would have there."""
+    """Whether a file has the name of a sample."""
     return re.fullmatch(rf"{re.escape(path.parent.name)}-\d{{5}}\.png", path.name) is not None

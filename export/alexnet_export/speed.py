@@ -1,4 +1,4 @@
-"""How fast models answer, side by side: in turns within one run, because machines change their speed by the minute."""
+"""Measure the speed of models in alternating rounds of one run, because the speed of a machine changes over minutes."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from alexnet_export.runners import Runner
 
 BATCH_SIZES = (1, 16, 32, 64)
 REPEATS_OF_ONE = 30
-"""Runs of a batch of one in a row: it is short, and the threads of the session before still spin through the first ones."""
+"""Runs of a batch of one in a row; a run is short, and threads of the previous session still spin during the first ones."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds a run took, by batch size, in the order of the rounds."""
+    """Seconds of each round, by batch size."""
 
     seconds: Mapping[int, Sequence[float]]
 
     def median(self, batch: int) -> float:
-        """Seconds of a run of ``batch`` images."""
+        """Median seconds of a batch of this size."""
         return statistics.median(self.seconds[batch])
 
     @property
     def best_batch(self) -> int:
-        """The batch size with the most images a second."""
+        """Batch size with the highest throughput."""
         return max(self.seconds, key=lambda batch: batch / self.median(batch))
 
     @property
     def images_per_second(self) -> float:
-        """At the best batch size."""
+        """Throughput at the best batch size."""
         return self.best_batch / self.median(self.best_batch)
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as the other side: the median of the rounds' ratios, and their middle half."""
+    """Speed-up: median of the ratios of all rounds, and their quartiles."""
 
     median: float
     low: float
@@ -53,15 +53,16 @@ def measure(
     *,
     rounds: int,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    repeats_of_one: int = REPEATS_OF_ONE,
     on_round: Callable[[], None] = lambda: None,
 ) -> dict[str, Speed]:
-    """Time every runner at every batch size in each of ``rounds``; a first round warms up and does not count."""
+    """Time every runner at every batch size in each round; an additional first round is the warm-up and not counted."""
     pixels = np.random.default_rng(0).integers(0, 256, (max(batch_sizes), 224, 224, 3)).astype(np.uint8)
     seconds: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in batch_sizes} for name in runners}
     for number in range(rounds + 1):
         for batch in batch_sizes:
             for name, run in runners.items():
-                found = _seconds(partial(run, pixels[:batch]), REPEATS_OF_ONE if batch == 1 else 1)
+                found = _seconds(partial(run, pixels[:batch]), repeats_of_one if batch == 1 else 1)
                 if number:
                     seconds[name][batch].append(found)
         on_round()
@@ -69,9 +70,9 @@ def measure(
 
 
 def time_in_turns(runs: Mapping[str, Callable[[], Any]], *, rounds: int, repeats: int = 1) -> dict[str, list[float]]:
-    """Seconds of each of ``runs`` in each of ``rounds``, after a first round that does not count.
+    """Seconds of each run in each round, after a warm-up round.
 
-    With ``repeats`` a run is made so often in a row, and the median of all but the first counts.
+    With ``repeats``, each run is repeated in a row, and the median of all repetitions but the first counts.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
@@ -92,7 +93,7 @@ def _seconds(run: Callable[[], Any], repeats: int) -> float:
 
 
 def ratio(fast: Sequence[float], slow: Sequence[float]) -> Ratio:
-    """``slow`` over ``fast``, run by run as they alternated."""
+    """``slow`` over ``fast``, round by round."""
     ratios = [theirs / ours for ours, theirs in zip(fast, slow, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return Ratio(middle, low, high)

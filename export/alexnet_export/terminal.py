@@ -1,27 +1,46 @@
-"""What a person sees of a run: progress bars with the time left, a line for each finding, complaints on stderr."""
+"""Terminal output of the commands: progress bars, the table of variants, messages."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from alexnet_client import terminal
+from alexnet_client.terminal import console
 
 if TYPE_CHECKING:  # the heavy modules are imported by the commands that need them
     from alexnet_export.data import DataSet
     from alexnet_export.options import Event, TrainOptions
 
-console = Console(markup=False, highlight=False)  # paths may hold brackets
+PROGRAM = "alexnet-export"
+
+
+def complain(text: str) -> None:
+    """Print a warning to stderr."""
+    terminal.complain(PROGRAM, text)
+
+
+def progress_bars() -> Progress:
+    """Progress bars for the steps of a run; disabled if the output is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def show_training(dataset: DataSet, options: TrainOptions, output: Path, **how: Any) -> dict[str, Any]:
-    """Train with a progress bar, draw the curves, and say how good it is."""
-    from alexnet_export.curves import draw_curves
+    """Train with a progress bar, draw the training chart, and return a summary."""
+    from alexnet_export.curves import write_png
     from alexnet_export.options import Evaluated
     from alexnet_export.train import HISTORY, train
 
@@ -41,52 +60,36 @@ def show_training(dataset: DataSet, options: TrainOptions, output: Path, **how: 
 
         made_by = train(dataset, options, output, on_event=on_event, **how).made_by
     picture = output / "curves.png"
-    draw_curves(output / HISTORY, picture)
+    write_png(output / HISTORY, picture)
     for line in sorted(skipped):
         complain(f"skipped {line}")
     console.print(
-        f"Test accuracy {made_by['test_accuracy']:.1%} on {made_by['test_images']} images, "
-        f"{made_by['seconds']:.0f} s in {made_by['autocast']}. Curves: {picture}"
+        f"Test accuracy {made_by['test_accuracy']:.1%} on {made_by['test_images']} images after "
+        f"{made_by['seconds']:.0f} s of training in {made_by['autocast']}. Chart: {picture}"
     )
     shown = ("test_accuracy", "test_images", "validation_accuracy", "seconds", "autocast")
     found = {key: made_by[key] for key in shown}
     return {"checkpoint": str(output), "steps": options.steps, "unreadable": len(skipped), **found}
 
 
-def progress_bars() -> Progress:
-    """Bars for the steps of a run; nothing where the output is no terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-def complain(text: str) -> None:
-    """Say on stderr what went wrong."""
-    print(f"alexnet-export: {text}", file=sys.stderr)
-
-
 def variants_table(rows: list[dict[str, Any]]) -> Table:
     """The variants side by side; ``rows`` are those of a manifest."""
     table = Table("variant", *(row["name"] for row in rows), highlight=False)
     lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("file", lambda row: f"{row['bytes'] / 1e6:.1f} MB"),
-        ("top-1", lambda row: f"{row['top1']:.2%} of {row['labelled']} images"),
-        ("loss, points (95 %)", _loss),
-        ("same best class", lambda row: f"{row['agreement']:.2%}"),
+        ("file size", lambda row: f"{row['bytes'] / 1e6:.1f} MB"),
+        ("top-1 accuracy", lambda row: f"{row['top1']:.2%} of {row['labelled']} images"),
+        ("accuracy loss, points (95 %)", _loss),
+        ("same best class as PyTorch", lambda row: f"{row['agreement']:.2%}"),
         ("max |Δlogit|", lambda row: f"{row['max_logit_difference']:.1e} of the range"),
-        ("batch of 1", lambda row: f"{row['batch1_ms']:.1f} ms"),
-        ("best", lambda row: f"{row['images_per_second']:.0f} images/s at batch {row['best_batch']}"),
+        ("latency, batch 1", lambda row: f"{row['batch1_ms']:.1f} ms"),
+        ("throughput", lambda row: f"{row['images_per_second']:.0f} images/s at batch {row['best_batch']}"),
     ]
     for name, text in lines:
         table.add_row(name, *(_cell(text, row) for row in rows))
-    verdicts = (("published" if row["published"] else row["verdict"], row["verdict"] == "passed") for row in rows)
-    table.add_row("verdict", *(Text(text, style="green" if passed else "red") for text, passed in verdicts))
+    gates = (
+        (f"{row['gate']}, published" if row["published"] else row["gate"], row["gate"] == "passed") for row in rows
+    )
+    table.add_row("gate", *(Text(text, style="green" if passed else "red") for text, passed in gates))
     return table
 
 
@@ -98,5 +101,5 @@ def _loss(row: dict[str, Any]) -> str:
 def _cell(text: Callable[[dict[str, Any]], str], row: dict[str, Any]) -> str:
     try:
         return text(row)
-    except TypeError:  # what a failed variant has not got is None
+    except TypeError:  # a failed variant has None in some fields
         return "-"

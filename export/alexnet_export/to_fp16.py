@@ -1,7 +1,7 @@
-"""From the float32 graph to half precision for GPUs: uint8 in, float16 inside, float32 out.
+"""Convert the float32 graph to half precision for GPUs: uint8 in, float16 inside, float32 out.
 
-The precision is in the file, because TensorRT 11 has no flag for it. Pixels are normalised in float32 first; conv1's
-weights are not folded with their scale, which would push them among the numbers that float16 cannot hold well.
+The file contains the precision, because TensorRT 11 has no flag for it. Pixels are normalised in float32. The scale of
+the pixels is not folded into conv1's weights: they would become so small that float16 represents them badly.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from alexnet_export.errors import GateFailed
 from alexnet_export.graph import array_of, constant, layers, read_model, write_model
 
 LARGEST = 65504.0
-"""The largest float16."""
+"""The largest finite float16."""
 
 
 def to_fp16(source: Path, target: Path) -> None:
-    """Convert a file: the layers and all between them become float16, with one Cast in front and one behind.
+    """Convert a file: all layers become float16, with one Cast before the first and one after the last.
 
     Args:
-        source: the float32 file as exported.
+        source: the float32 file of the exporter.
         target: written atomically.
 
     Raises:
-        UserError: ``source`` is no ONNX file, or the disk refuses.
+        BadInput: ``source`` is not an ONNX file, or ``target`` cannot be written.
         GateFailed: a weight is too large for float16.
     """
     model = read_model(source)
@@ -60,6 +60,6 @@ def _halve(graph: ir.Graph, node: ir.Node, place: int) -> None:
     array = array_of(value)
     name = str(value.name) if value else ""
     if np.abs(array).max() > LARGEST:
-        raise GateFailed(f"fp16: a weight of {name} is {np.abs(array).max():.3g}, float16 ends at {LARGEST:.0f}")
+        raise GateFailed(f"fp16: a weight of {name} is {np.abs(array).max():.3g}; float16 allows {LARGEST:.0f}")
     graph.initializers.pop(name)
     node.replace_input_with(place, constant(graph, name, array.astype(np.float16)))

@@ -1,4 +1,4 @@
-"""From a checkpoint to one ONNX file: preprocessing and softmax inside, dynamic batch, nothing of this machine in it."""
+"""Export a checkpoint to one ONNX file with normalisation, softmax and a dynamic batch, without traces of this machine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import onnx
 import torch
 from torch.export import Dim
 
-from alexnet_export.atomic import replace_file
+from alexnet_client.errors import BadInput
+from alexnet_client.files import replace_file
 from alexnet_export.checkpoint import Checkpoint, labels_digest
-from alexnet_export.errors import UserError
-from alexnet_export.model import ServedModel
+from alexnet_export.model import SIDE, ServedModel
 
 OPSET = 18
-"""The opset that torch's exporter is written for; 24.10's ONNX Runtime 1.19 reads up to 21, and IR up to 10."""
+"""The opset torch's exporter is written for. ONNX Runtime 1.19 in Triton 24.10 supports opset 21 and IR version 10."""
 IR_VERSION = 10
 INPUT, OUTPUTS = "image", ("logits", "probabilities")
 MAX_BATCH_SIZE = 64
@@ -27,18 +27,18 @@ def export_onnx(checkpoint: Checkpoint, path: Path, *, metadata: dict[str, str] 
     """Export the network as it is served: ``image`` uint8 [N, 224, 224, 3] to ``logits`` and ``probabilities``.
 
     Args:
-        checkpoint: what to export.
-        path: of the ONNX file; replaced whole or not at all.
-        metadata: further entries for the model's own metadata.
+        checkpoint: the network.
+        path: of the ONNX file; written atomically.
+        metadata: further entries for the metadata of the model.
 
     Raises:
-        UserError: the disk refuses.
+        BadInput: the file cannot be written.
     """
     model = ServedModel(checkpoint.network(), checkpoint.normalization).eval()
-    # Two images: torch.export would take a batch of one for a constant.
-    example = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
+    # Two images: torch.export would treat a batch size of one as a constant.
+    example = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
-        # torch's and onnxscript's own deprecations inside the exporter; there is nothing to mend on our side.
+        # Deprecation warnings of torch and onnxscript about their own code.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
@@ -63,7 +63,7 @@ def export_onnx(checkpoint: Checkpoint, path: Path, *, metadata: dict[str, str] 
 
 
 def model_metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """What a reader of the file alone should know."""
+    """Metadata of the ONNX file: classes, preprocessing and origin."""
     return {
         "architecture": "alexnet",
         "labels": json.dumps(checkpoint.labels),
@@ -82,40 +82,40 @@ def model_metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def strip_traces(proto: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of its own run: stack traces with source paths, module names, doc strings."""
+    """Remove what the exporter records about its run: stack traces with source paths, module names, doc strings."""
     graph = proto.graph
-    noted: list[Any] = [graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer]
+    parts: list[Any] = [graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer]
     for function in proto.functions:
-        noted += [function, *function.node, *function.value_info]
-    for each in noted:
+        parts += [function, *function.node, *function.value_info]
+    for each in parts:
         del each.metadata_props[:]
         each.doc_string = ""
 
 
 def check_file(path: Path) -> None:
-    """Full check of an ONNX file, and of the promises this module makes.
+    """Check an ONNX file with onnx's full checker, and against the model contract.
 
     Raises:
-        UserError: it is no valid ONNX file, or breaks a promise; the text says which.
+        BadInput: the file is invalid, or violates the contract; the text names the first violation.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise BadInput(f"{path}: no such file")
     try:
         onnx.checker.check_model(str(path), full_check=True)
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # the checker and protobuf have no common base
-        raise UserError(f"{path}: not a valid ONNX file ({str(error).splitlines()[0]})") from error
+        raise BadInput(f"{path}: not a valid ONNX file ({str(error).splitlines()[0]})") from error
     opset = {each.domain: each.version for each in proto.opset_import}
     problems = [
-        (proto.ir_version != IR_VERSION, f"IR version {proto.ir_version}, {IR_VERSION} is promised"),
-        (not 18 <= opset.get("", 0) <= 20, f"opset {opset.get('')}, 18 to 20 is promised"),
-        (_signature(proto) != _expected(proto), f"signature {_signature(proto)}"),
-        (any(node.metadata_props for node in proto.graph.node), "stack traces on its nodes"),
-        (any(each.external_data for each in proto.graph.initializer), "weights outside the file"),
+        (proto.ir_version != IR_VERSION, f"IR version {proto.ir_version}, expected {IR_VERSION}"),
+        (not 18 <= opset.get("", 0) <= 20, f"opset {opset.get('')}, expected 18 to 20"),
+        (_signature(proto) != _expected(proto), f"unexpected signature {_signature(proto)}"),
+        (any(node.metadata_props for node in proto.graph.node), "nodes contain stack traces"),
+        (any(each.external_data for each in proto.graph.initializer), "weights are in another file"),
     ]
-    for broken, what in problems:
-        if broken:
-            raise UserError(f"{path}: has {what}")
+    for violated, problem in problems:
+        if violated:
+            raise BadInput(f"{path}: {problem}")
 
 
 def _signature(proto: onnx.ModelProto) -> dict[str, list[Any]]:
@@ -129,4 +129,4 @@ def _signature(proto: onnx.ModelProto) -> dict[str, list[Any]]:
 def _expected(proto: onnx.ModelProto) -> dict[str, list[Any]]:
     classes = next((size[-1] for name, size in _signature(proto).items() if name == OUTPUTS[0]), 0)
     outputs = {name: [onnx.TensorProto.FLOAT, "batch", classes] for name in OUTPUTS}
-    return {INPUT: [onnx.TensorProto.UINT8, "batch", 224, 224, 3], **outputs}
+    return {INPUT: [onnx.TensorProto.UINT8, "batch", SIDE, SIDE, 3], **outputs}

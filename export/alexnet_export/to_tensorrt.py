@@ -1,7 +1,7 @@
-"""From an ONNX file to a TensorRT engine for the GPU of this machine. The only file that imports tensorrt.
+"""Build a TensorRT engine from an ONNX file, for the GPU of this machine. The only module that imports tensorrt.
 
-The precision is the file's own: the network is strongly typed, which is all that TensorRT 11 knows. An engine belongs to
-one GPU, one TensorRT and one file; the cache keeps it under a name made of the three.
+The file determines the precision: the network is strongly typed, the only mode of TensorRT 11. An engine is specific to
+a GPU, a TensorRT version and an ONNX file; its name in the cache contains all three.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet_export.atomic import replace_file, sha256_file, writing
-from alexnet_export.errors import GateFailed, UserError
+from alexnet_client.errors import BadInput
+from alexnet_client.files import replace_file, sha256_file, writing
+from alexnet_export.errors import GateFailed
+from alexnet_export.model import SIDE
 from alexnet_export.to_onnx import INPUT, MAX_BATCH_SIZE, OUTPUTS
 
 PREFERRED_BATCH = 32
-SIDE, CHANNELS = 224, 3
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine was built for; ``cached`` if it was there already."""
+    """GPU, TensorRT version and ONNX file of an engine; ``cached`` if it was not built again."""
 
     gpu: str
     tensorrt: str
@@ -36,34 +37,34 @@ class EngineInfo:
 
 
 def tensorrt_missing() -> str | None:
-    """Why no engine can be built here, in one line; None if one can."""
+    """The reason why this machine cannot build engines, in one line; None if it can."""
     if not torch.cuda.is_available():
-        return "TensorRT: no NVIDIA GPU here (or this PyTorch has no CUDA)"
+        return "TensorRT: no NVIDIA GPU found, or PyTorch was built without CUDA"
     if importlib.util.find_spec("tensorrt") is None:
-        return "TensorRT: not installed; pip install tensorrt-cu13, or use NVIDIA's container"
+        return "TensorRT: not installed; run pip install tensorrt-cu13, or use NVIDIA's container"
     try:
         _tensorrt()
-    except Exception as error:  # noqa: BLE001  a wheel without its libraries raises whatever it likes
+    except Exception as error:  # noqa: BLE001  a wheel without its libraries raises several types
         return f"TensorRT: cannot be imported ({error})"
     return None
 
 
 def build_engine(source: Path, plan: Path, *, cache: Path, max_batch_size: int = MAX_BATCH_SIZE) -> EngineInfo:
-    """Build an engine, or take it from the cache.
+    """Build an engine, or copy it from the cache.
 
     Args:
         source: the ONNX file; uint8 ``image`` [N, 224, 224, 3] in.
-        plan: where to write the engine.
-        cache: directory for engines and timings; trusted, because an engine is code.
-        max_batch_size: the profile covers 1 to this, and is tuned for 32.
+        plan: path of the engine.
+        cache: directory for engines and timings. Its content is trusted, because an engine is executable code.
+        max_batch_size: largest batch of the optimisation profile; the optimum is 32.
 
     Raises:
-        UserError: there is no GPU or no TensorRT, or the disk refuses.
-        GateFailed: TensorRT cannot read the file or build an engine of it; the text says why.
+        BadInput: there is no GPU or no TensorRT, or a file cannot be written.
+        GateFailed: TensorRT cannot read the file or cannot build an engine.
     """
     missing = tensorrt_missing()
     if missing:
-        raise UserError(missing)
+        raise BadInput(missing)
     trt = _tensorrt()
     major, minor = torch.cuda.get_device_capability()
     name, digest = torch.cuda.get_device_name(), sha256_file(source)
@@ -84,7 +85,7 @@ def build_engine(source: Path, plan: Path, *, cache: Path, max_batch_size: int =
 def _build(trt: ModuleType, source: Path, timing: Path, max_batch_size: int) -> bytes:
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # TensorRT 11 knows nothing else
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # TensorRT 11 has no flag: the only mode
     network = builder.create_network(1 << int(flag) if flag is not None else 0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(source.read_bytes()):
@@ -92,28 +93,28 @@ def _build(trt: ModuleType, source: Path, timing: Path, max_batch_size: int) -> 
         raise GateFailed(f"TensorRT cannot read {source.name}: {errors}")
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
-    shape = (SIDE, SIDE, CHANNELS)
+    shape = (SIDE, SIDE, 3)
     profile.set_shape(INPUT, (1, *shape), (min(PREFERRED_BATCH, max_batch_size), *shape), (max_batch_size, *shape))
     config.add_optimization_profile(profile)
     timings = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
     config.set_timing_cache(timings, ignore_mismatch=False)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise GateFailed(f"TensorRT could not build an engine of {source.name}; its own lines above say why")
+        raise GateFailed(f"TensorRT cannot build an engine from {source.name}; see its log messages above")
     with replace_file(timing) as temporary:
         temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(engine)
 
 
 class Engine:
-    """A loaded engine that answers for the gates; buffers are PyTorch's."""
+    """A loaded engine with the signature of ``runners.Runner``; PyTorch allocates the buffers."""
 
     def __init__(self, plan: Path) -> None:
         trt = _tensorrt()
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if self._engine is None:
-            raise UserError(f"{plan}: not an engine for this GPU and this TensorRT; build it again")
+            raise BadInput(f"{plan}: not an engine for this GPU and TensorRT version; build it again")
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
@@ -124,7 +125,7 @@ class Engine:
         return logits, probabilities
 
     def run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The same on the device; waits until it is done."""
+        """The same with tensors on the device; returns when the outputs are complete."""
         self._context.set_input_shape(INPUT, tuple(images.shape))
         self._context.set_tensor_address(INPUT, images.data_ptr())
         outputs = {}
@@ -133,7 +134,7 @@ class Engine:
             self._context.set_tensor_address(name, outputs[name].data_ptr())
         self._stream.wait_stream(torch.cuda.current_stream())
         if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise GateFailed("TensorRT: the engine did not run; its own lines above say why")
+            raise GateFailed("TensorRT: the engine failed; see its log messages above")
         self._stream.synchronize()
         return outputs
 

@@ -1,55 +1,89 @@
-"""The answers of a model on real images, at several batch sizes, for the gates to judge."""
+"""Run the gates again on a published release, in this process or through a running server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_export.errors import GateFailed
-from alexnet_export.runners import Pixels, Runner
-from alexnet_export.to_onnx import MAX_BATCH_SIZE
+from alexnet_client.errors import BadInput
+from alexnet_client.manifest import find_mismatch
+from alexnet_export.checkpoint import Checkpoint
+from alexnet_export.data import DataSet
+from alexnet_export.gates import check_loss, check_parity, compare
+from alexnet_export.image_sets import MAXIMUM_IMAGES, MINIMUM_IMAGES, gate_images
+from alexnet_export.releases import MODEL, releases
+from alexnet_export.runners import Pixels, answers, onnx_runner, served_runner, torch_runner
+from alexnet_export.variants import Variant
 
-BATCH_SIZES = (1, 2, 7, MAX_BATCH_SIZE)
 
-
-def answers(
-    run: Runner, pixels: Pixels, *, on_images: Callable[[int], None] = lambda images: None
-) -> npt.NDArray[np.float32]:
-    """Logits [N, classes] of ``pixels``: batches of each of ``BATCH_SIZES``, then of the largest.
+def verify_release(
+    checkpoint: Checkpoint,
+    dataset: DataSet,
+    repository: Path,
+    *,
+    served: str | None = None,
+    model: str = MODEL,
+    minimum_images: int = MINIMUM_IMAGES,
+    maximum_images: int = MAXIMUM_IMAGES,
+    on_images: Callable[[int], None] = lambda images: None,
+) -> dict[str, Any]:
+    """Validate the newest release, or the one that a server answers with.
 
     Args:
-        run: who answers.
-        pixels: uint8 [N, 224, 224, 3].
-        on_images: called with the count of images done.
+        checkpoint: the source of the release.
+        dataset: images for the gate.
+        repository: the Triton model repository.
+        served: host:port of a Triton server; None runs ONNX Runtime in this process.
+        model: its name in the repository and on the server.
+        minimum_images: smallest number of images for the gate.
+        maximum_images: largest number of test images for the gate.
+        on_images: called with the number of images of each batch.
+
+    Returns:
+        The version, what answered, and a row as in ``variants`` of the manifest.
 
     Raises:
-        GateFailed: a batch comes back in another shape, or with probabilities that are not its logits' softmax.
+        GateFailed: the answers fail the gate.
+        BadInput: a file differs from the manifest, or the release was created from another checkpoint.
+        ClientError: the server is unavailable or rejects a request.
     """
-    found = []
-    for batch in _batches(pixels):
-        logits, probabilities = run(batch)
-        if logits.ndim != 2 or len(logits) != len(batch):
-            raise GateFailed(f"answers: a batch of {len(batch)} gives logits of shape {list(logits.shape)}")
-        if not np.allclose(probabilities, _softmax(logits), atol=1e-5, equal_nan=True):
-            raise GateFailed(f"answers: in a batch of {len(batch)} the probabilities are not the softmax of the logits")
-        found.append(logits)
-        on_images(len(batch))
-    return np.concatenate(found)
+    published = {release.version: release for release in releases(repository, model)}
+    if not published:
+        raise BadInput(f"{repository}: no release of {model}; publish one with `make export`")
+    images = gate_images(dataset, checkpoint.labels, minimum=minimum_images, maximum=maximum_images)
+    if served is None:
+        release, logits = published[max(published)], None
+    else:
+        version, logits = _served_answers(served, model, images.pixels, on_images)
+        if version not in published:
+            raise BadInput(f"{served}: serves version {version}, which is not in {repository}")
+        release = published[version]
+    if problem := find_mismatch(release.directory):
+        raise BadInput(f"{problem}; publish again, or roll back with alexnet-export rollback")
+    manifest = release.manifest
+    if manifest.get("checkpoint", {}).get("sha256") != checkpoint.sha256:
+        raise BadInput(f"{release.directory}: was created from another checkpoint; pass that one with --checkpoint")
+    path = release.directory / "model.onnx"
+    if logits is None:
+        logits = answers(onnx_runner(path), images.pixels, on_images=on_images)
+    comparison = compare(answers(torch_runner(checkpoint), images.pixels), logits, images.labels)
+    precision = str(manifest.get("precision"))
+    (check_parity if precision == "fp32" else check_loss)(comparison)
+    row = Variant(precision, path, path.stat().st_size, comparison).row(published=False)
+    return {"version": release.version, "answered_by": served or "ONNX Runtime in this process", **row}
 
 
-def _batches(pixels: Pixels) -> Iterator[Pixels]:
-    start = 0
-    for size in BATCH_SIZES:
-        if start < len(pixels):
-            yield pixels[start : start + size]
-        start += size
-    for begin in range(start, len(pixels), MAX_BATCH_SIZE):
-        yield pixels[begin : begin + MAX_BATCH_SIZE]
-
-
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    exponents = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    softmax: npt.NDArray[np.float64] = exponents / exponents.sum(1, keepdims=True)
-    return softmax
+def _served_answers(
+    served: str, model: str, pixels: Pixels, on_images: Callable[[int], None]
+) -> tuple[int, npt.NDArray[np.float32]]:
+    with served_runner(served, model) as (run, versions):
+        logits = answers(run, pixels, on_images=on_images)
+    if len(versions) != 1:
+        raise BadInput(
+            f"{served}: different versions answered ({', '.join(sorted(versions))}); try again when only one is loaded"
+        )
+    return int(versions.pop()), logits

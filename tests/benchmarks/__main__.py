@@ -39,7 +39,7 @@ def measure(checkpoint: Path, parts: Sequence[str], *, quick: bool) -> Iterator[
         if part == "variants":
             yield from bench_variants(models, **short)
         elif part == "capacity":
-            from capacity_side import bench_capacity
+            from server_capacity import bench_capacity
 
             yield from bench_capacity(models, loaded.labels, **short)
         elif part == "load-generator":

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_export import model
-
 ROOT = Path(__file__).parents[2]
 SMALL = f"""#!{sys.executable}
-from alexnet_export import __main__, model
+from alexnet_export import __main__, options
+from alexnet_export.model import Widths
 
-model.CHANNELS, model.HIDDEN = {model.CHANNELS}, {model.HIDDEN}
+full = options.TrainOptions
+options.TrainOptions = lambda **how: full(**how, widths=Widths((16, 48, 96, 64, 64), 256))
+options.TrainOptions.steps, options.TrainOptions.learning_rate = full.steps, full.learning_rate
+options.TrainOptions.evaluate_every = full.evaluate_every
 __main__.main()
 """
 

@@ -14,7 +14,7 @@ import torch
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export import model
 from alexnet_export.checkpoint import Checkpoint
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 from alexnet_export.model import UNIFORM
 
 
@@ -49,7 +49,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(checkpoint, saved, monkeypatch)
 
     before = {path.name for path in saved.iterdir()}
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="the disk is full"):
+    with pytest.raises(BadInput, match="the disk is full"):
         checkpoints.save(checkpoint, saved)
     assert {path.name for path in saved.iterdir()} == before
     checkpoints.load(saved)
@@ -61,14 +61,14 @@ def test_a_write_the_system_cuts_off_leaves_the_old_checkpoint_and_says_why(save
 import resource, signal
 from pathlib import Path
 from alexnet_export import checkpoint, model
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 model.CHANNELS, model.HIDDEN = {model.CHANNELS}, {model.HIDDEN}
 loaded = checkpoint.load(Path({str(saved)!r}))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
     checkpoint.save(loaded, Path({str(saved)!r}))
-except UserError as error:
+except BadInput as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -78,7 +78,7 @@ except UserError as error:
 
 
 def test_a_missing_checkpoint_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint there; `make train` makes one"):
+    with pytest.raises(BadInput, match="no checkpoint there; `make train` makes one"):
         checkpoints.load(tmp_path / "nowhere")
 
 
@@ -86,20 +86,20 @@ def test_truncated_weights_are_refused(saved):
     weights = weights_of(saved)
     with weights.open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(UserError, match=r"truncated or altered.*train again"):
+    with pytest.raises(BadInput, match=r"truncated or altered.*train again"):
         checkpoints.load(saved)
 
 
 def test_missing_weights_are_named(saved):
     weights_of(saved).unlink()
-    with pytest.raises(UserError, match=r"weights-\w+\.pt: missing"):
+    with pytest.raises(BadInput, match=r"weights-\w+\.pt: missing"):
         checkpoints.load(saved)
 
 
 @pytest.mark.parametrize("card", [b"", b"{}", b"[]", b'{"weights": 3}', b"\xff\xfe\x00"])
 def test_a_damaged_card_is_refused(saved, card):
     (saved / "checkpoint.json").write_bytes(card)
-    with pytest.raises(UserError, match="not a checkpoint card"):
+    with pytest.raises(BadInput, match="not a checkpoint card"):
         checkpoints.load(saved)
 
 
@@ -107,7 +107,7 @@ def test_a_card_of_another_class_count_is_refused(saved):
     card = json.loads((saved / "checkpoint.json").read_text())
     card["labels"] = card["labels"][:7]
     (saved / "checkpoint.json").write_text(json.dumps(card))
-    with pytest.raises(UserError, match=r"not an AlexNet of 7 classes, classifier\.6\.weight has shape \[10, \d+\]"):
+    with pytest.raises(BadInput, match=r"not an AlexNet of 7 classes, classifier\.6\.weight has shape \[10, \d+\]"):
         checkpoints.load(saved)
 
 
@@ -117,7 +117,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path):
             return (open, (str(tmp_path / "ran"), "w"))
 
     (tmp_path / "bomb.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
-    with pytest.raises(UserError, match="not a PyTorch state dict"):
+    with pytest.raises(BadInput, match="not a PyTorch state dict"):
         checkpoints.read_state_dict(tmp_path / "bomb.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -125,12 +125,12 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"hello", b"\xff\xd8\xff\xe0JFIF", b"PK\x03\x04", bytes(100)])
 def test_any_other_file_is_refused_without_bad_advice(tmp_path, content):
     (tmp_path / "other.pth").write_bytes(content)
-    with pytest.raises(UserError, match="not a PyTorch state dict") as refused:
+    with pytest.raises(BadInput, match="not a PyTorch state dict") as refused:
         checkpoints.read_state_dict(tmp_path / "other.pth")
     assert "weights_only" not in str(refused.value)
 
 
 def test_a_file_without_a_state_dict_is_refused(tmp_path):
     torch.save([1, 2, 3], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="holds no state dict"):
+    with pytest.raises(BadInput, match="holds no state dict"):
         checkpoints.read_state_dict(tmp_path / "list.pt")

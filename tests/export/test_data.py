@@ -10,7 +10,7 @@ from PIL import Image
 from alexnet_client import images
 from alexnet_export.data import evaluation_batches, open_dataset, training_batches
 from alexnet_export.digits import draw
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 
 
 def picture(path, colour=(10, 20, 30), size=(300, 260)):
@@ -158,14 +158,14 @@ def test_unreadable_files_are_skipped_and_named(folder):
 )
 def test_a_folder_laid_out_otherwise_is_refused_with_the_reason(folder, spoil, says):
     spoil(folder)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(BadInput, match=says):
         open_dataset("folder", directory=folder)
 
 
 def test_an_unknown_kind_or_a_folder_without_a_place_is_refused():
-    with pytest.raises(UserError, match="choose digits or folder"):
+    with pytest.raises(BadInput, match="choose digits or folder"):
         open_dataset("mnist")
-    with pytest.raises(UserError, match="needs --data-dir"):
+    with pytest.raises(BadInput, match="needs --data-dir"):
         open_dataset("folder")
 
 

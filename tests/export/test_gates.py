@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alexnet_export.errors import GateFailed, UserError
-from alexnet_export.gates import check_loss, check_parity, judge, paired_loss, smallest_gate_set
+from alexnet_client.errors import BadInput
+from alexnet_export.errors import GateFailed
+from alexnet_export.gates import check_loss, check_parity, compare, paired_loss, smallest_gate_set
 
 GENERATOR = np.random.default_rng(0)
 LOGITS = GENERATOR.normal(size=(600, 10)).astype(np.float32)
@@ -21,7 +22,7 @@ def with_other_answers(count):
 
 
 def test_equal_logits_pass_with_no_difference():
-    found = judge(LOGITS, LOGITS.copy(), LABELS)
+    found = compare(LOGITS, LOGITS.copy(), LABELS)
     assert (found.images, found.labelled, found.top1, found.agreement, found.max_logit_difference) == (
         600,
         600,
@@ -37,7 +38,7 @@ def test_one_logit_that_is_off_by_more_than_the_tolerance_fails_parity():
     off = LOGITS.copy()
     off[300, 4] -= 2e-4 * np.ptp(LOGITS)
     with pytest.raises(GateFailed, match=r"a logit differs by 2\.0\de-04 of the logits' range, 1e-04 is allowed"):
-        check_parity(judge(LOGITS, off, LABELS))
+        check_parity(compare(LOGITS, off, LABELS))
 
 
 def test_another_best_class_fails_parity_however_small_the_difference():
@@ -46,19 +47,19 @@ def test_another_best_class_fails_parity_however_small_the_difference():
     swapped = tied.copy()
     swapped[7, 0] += 2e-6
     with pytest.raises(GateFailed, match="1 of 600 images get another best class"):
-        check_parity(judge(tied, swapped, LABELS))
+        check_parity(compare(tied, swapped, LABELS))
 
 
 def test_a_logit_that_is_not_finite_fails():
     broken = LOGITS.copy()
     broken[0, 0] = np.nan
     with pytest.raises(GateFailed, match="1 logits are not finite"):
-        judge(LOGITS, broken, LABELS)
+        compare(LOGITS, broken, LABELS)
 
 
 def test_logits_of_another_shape_fail():
     with pytest.raises(GateFailed, match=r"shape \[600, 9\] where \[600, 10\] is expected"):
-        judge(LOGITS, LOGITS[:, :9], LABELS)
+        compare(LOGITS, LOGITS[:, :9], LABELS)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_the_interval_covers_the_true_loss_about_as_often_as_it_says():
 
 
 def test_a_loss_whose_interval_leaves_the_budget_fails_and_says_by_how_much():
-    few = judge(LOGITS, with_other_answers(1), LABELS)
+    few = compare(LOGITS, with_other_answers(1), LABELS)
     check_loss(few, budget_points=0.7)
     with pytest.raises(
         GateFailed, match=r"top-1 \+0\.17 points against fp32, .* to 0\.6\d on 600 images; at most 0\.5"
@@ -97,11 +98,11 @@ def test_a_loss_whose_interval_leaves_the_budget_fails_and_says_by_how_much():
 
 
 def test_a_gain_is_no_loss():
-    assert judge(with_other_answers(50), LOGITS, LABELS).loss_points.high < 0
+    assert compare(with_other_answers(50), LOGITS, LABELS).loss_points.high < 0
 
 
 def test_without_labels_another_best_class_counts_as_a_loss():
-    found = judge(LOGITS, with_other_answers(6), np.full(600, -1))
+    found = compare(LOGITS, with_other_answers(6), np.full(600, -1))
     assert found.top1 is None
     assert found.loss_points.estimate == pytest.approx(1.0)
     with pytest.raises(GateFailed, match="no labels of this network's classes"):
@@ -111,7 +112,7 @@ def test_without_labels_another_best_class_counts_as_a_loss():
 def test_only_labelled_images_count_for_the_loss():
     labels = LABELS.copy()
     labels[:100] = -1
-    found = judge(LOGITS, with_other_answers(100), labels)
+    found = compare(LOGITS, with_other_answers(100), labels)
     assert (found.labelled, found.loss_points.estimate, found.top1) == (500, 0, 1)
     assert found.agreement == pytest.approx(5 / 6)
 
@@ -120,5 +121,5 @@ def test_the_smallest_gate_set_is_the_one_that_can_just_prove_the_budget():
     needed = smallest_gate_set()
     assert paired_loss(lost=0, won=0, images=needed).high <= 0.5
     assert paired_loss(lost=0, won=0, images=needed - 2).high > 0.5
-    with pytest.raises(UserError, match=f"100 images cannot prove a loss of at most 0.5 points, {needed} are needed"):
-        check_loss(judge(LOGITS[:100], LOGITS[:100], LABELS[:100]))
+    with pytest.raises(BadInput, match=f"100 images cannot prove a loss of at most 0.5 points, {needed} are needed"):
+        check_loss(compare(LOGITS[:100], LOGITS[:100], LABELS[:100]))

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from alexnet_export.__main__ import app
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 from alexnet_export.gpu_check import checks, run
 from alexnet_export.gpu_check.roofline import Peaks, layers_of, least_seconds
 from alexnet_export.gpu_check.rows import Row, Skip, as_markdown, run_checks
@@ -167,6 +167,6 @@ def test_a_whole_run_writes_json_and_table(tmp_path, monkeypatch):
 def test_a_file_made_elsewhere_is_looked_at_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     (tmp_path / "fp16.onnx").write_text("not a model")
-    with pytest.raises(UserError, match=r"fp16\.onnx: not a valid ONNX file"):
+    with pytest.raises(BadInput, match=r"fp16\.onnx: not a valid ONNX file"):
         run.gpu_check(tmp_path / "out", files={"fp16": tmp_path / "fp16.onnx"})
     assert not (tmp_path / "out").exists()

@@ -7,8 +7,8 @@ import pytest
 
 from alexnet_export import int8, rewrites
 from alexnet_export.errors import GateFailed
-from alexnet_export.gates import Judgement, Loss
-from alexnet_export.gateset import Images
+from alexnet_export.gates import Comparison, Loss
+from alexnet_export.image_sets import Images
 from alexnet_export.graph import layers, read_model, to_bytes
 from alexnet_export.quantize import CPU
 from alexnet_export.runners import operators_that_run
@@ -37,12 +37,12 @@ def chosen(model, images):
 
 
 def losing(points):
-    return Judgement(1000, 1000, 0.9, 0.9, Loss(points, points - 0.1, points + 0.1), 0.99, 0.1)
+    return Comparison(1000, 1000, 0.9, 0.9, Loss(points, points - 0.1, points + 0.1), 0.99, 0.1)
 
 
 def test_every_method_is_tried_and_the_one_that_changes_least_is_taken(chosen):
     assert {trial.method for trial in chosen.trials} == {"minmax", "percentile", "squared error", "entropy"}
-    within = [trial for trial in chosen.trials if int8._holds(trial.judgement)]
+    within = [trial for trial in chosen.trials if int8._holds(trial.comparison)]
     assert chosen.trial.logit_error == min(trial.logit_error for trial in within or chosen.trials)
 
 
@@ -67,7 +67,7 @@ def test_the_worst_layers_go_back_to_float_until_the_budget_holds(model, images,
 
     # As if accuracy were lost until the two worst layers are out of the way: judged after 4 methods and 2 tries.
     verdicts = iter([losing(1.0)] * 5 + [losing(0.1)])
-    monkeypatch.setattr(int8, "judge", lambda *arguments: next(verdicts))
+    monkeypatch.setattr(int8, "compare", lambda *arguments: next(verdicts))
     monkeypatch.setattr(int8, "_harm", harm)
     found = int8.choose(model, images, images, CPU)
     assert found.trial.float_layers == ("node_conv2d_2", "node_linear_2")
@@ -76,7 +76,7 @@ def test_the_worst_layers_go_back_to_float_until_the_budget_holds(model, images,
 
 
 def test_if_half_of_the_layers_in_float_do_not_hold_the_budget_it_says_so(model, images, monkeypatch):
-    monkeypatch.setattr(int8, "judge", lambda *arguments: losing(3.0))
+    monkeypatch.setattr(int8, "compare", lambda *arguments: losing(3.0))
     monkeypatch.setattr(
         int8,
         "_harm",

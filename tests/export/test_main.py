@@ -26,8 +26,8 @@ def quick(monkeypatch):
     monkeypatch.setattr("alexnet_export.work.ROUNDS", 2)
     monkeypatch.setattr("alexnet_export.work.BATCH_SIZES", (1, 2))
     monkeypatch.setattr("alexnet_export.speed.REPEATS_OF_ONE", 2)
-    monkeypatch.setattr("alexnet_export.gateset.MINIMUM_IMAGES", 80)  # of all of them `make demo` has its own test
-    monkeypatch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 80)
+    monkeypatch.setattr("alexnet_export.image_sets.MINIMUM_IMAGES", 80)  # of all of them `make demo` has its own test
+    monkeypatch.setattr("alexnet_export.image_sets.MAXIMUM_IMAGES", 80)
 
 
 def run(*arguments):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alexnet_export.data import evaluation_batches
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 from alexnet_export.model import IMAGENET, UNIFORM, AlexNet, Normalization, ServedModel, check_state_dict, initialize
 
 # What torchvision.models.alexnet().state_dict() holds, in its order.
@@ -85,7 +85,7 @@ def test_own_models_have_one_integer_mean_for_all_channels():
 
 @pytest.mark.parametrize("std", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0)])
 def test_a_normalisation_that_divides_by_nothing_is_refused(std):
-    with pytest.raises(UserError, match="three positive stds"):
+    with pytest.raises(BadInput, match="three positive stds"):
         Normalization((0.0, 0.0, 0.0), std)
 
 
@@ -93,9 +93,9 @@ def test_the_first_key_that_differs_is_named(blank):
     right = blank.state_dict()
     check_state_dict(right, 1000, "file")
     without = {key: value for key, value in right.items() if key != "features.3.bias"}
-    with pytest.raises(UserError, match=r"file: not an AlexNet of 1000 classes, features\.3\.bias is missing"):
+    with pytest.raises(BadInput, match=r"file: not an AlexNet of 1000 classes, features\.3\.bias is missing"):
         check_state_dict(without, 1000, "file")
-    with pytest.raises(UserError, match=r"an AlexNet, it has a key extra"):
+    with pytest.raises(BadInput, match=r"an AlexNet, it has a key extra"):
         check_state_dict({**right, "extra": torch.empty(1)}, 1000, "file")
-    with pytest.raises(UserError, match=r"classifier\.6\.weight has shape \[1000, 4096\] where \[10, 4096\]"):
+    with pytest.raises(BadInput, match=r"classifier\.6\.weight has shape \[1000, 4096\] where \[10, 4096\]"):
         check_state_dict(right, 10, "file")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from alexnet_export import work
-from alexnet_export.errors import GateFailed, UserError
-from alexnet_export.gates import judge
+from alexnet_client.errors import BadInput
+from alexnet_export.errors import GateFailed
+from alexnet_export.gates import compare
 from alexnet_export.pipeline import export_release
 from alexnet_export.releases import check_files, releases
 from alexnet_export.to_onnx import check_file
@@ -93,9 +94,9 @@ def test_an_export_that_does_not_equal_pytorch_publishes_nothing_whatever_was_as
     checkpoint, tiny_digits, tmp_path, monkeypatch
 ):
     def judged(reference, answer, labels):
-        return replace(judge(reference, answer, labels), max_logit_difference=0.01)
+        return replace(compare(reference, answer, labels), max_logit_difference=0.01)
 
-    monkeypatch.setattr("alexnet_export.variants.judge", judged)
+    monkeypatch.setattr("alexnet_export.variants.compare", judged)
     monkeypatch.setattr(work.int8, "choose", refuse)
     monkeypatch.setattr(work.Work, "worth", lambda self: [])
     with pytest.raises(GateFailed, match="fp32: parity: a logit differs by"):
@@ -105,24 +106,24 @@ def test_an_export_that_does_not_equal_pytorch_publishes_nothing_whatever_was_as
 
 @pytest.mark.parametrize(("precision", "says"), [("int4", "--precision int4: unknown; choose one of auto, fp32")])
 def test_an_unknown_precision_is_named(checkpoint, tiny_digits, tmp_path, precision, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(BadInput, match=says):
         export_release(checkpoint, tiny_digits, tmp_path, precision=precision)
 
 
 def test_a_repository_that_cannot_be_written_is_told_before_the_work(checkpoint, tiny_digits):
-    with pytest.raises(UserError, match=r"/proc/repository.*cannot be written"):
+    with pytest.raises(BadInput, match=r"/proc/repository.*cannot be written"):
         export_release(checkpoint, tiny_digits, Path("/proc/repository"))
 
 
 def test_releases_of_other_classes_are_told_before_the_work(checkpoint, tiny_digits, repository):
     other = replace(checkpoint, labels=tuple(f"class {number}" for number in range(10)))
-    with pytest.raises(UserError, match="has 10 classes that are not these 10; publish into another repository"):
+    with pytest.raises(BadInput, match="has 10 classes that are not these 10; publish into another repository"):
         export_release(other, tiny_digits, repository)
 
 
 def test_too_few_test_images_to_prove_the_accuracy_fall_back_to_fp32(checkpoint, tiny_digits, tmp_path, monkeypatch):
     monkeypatch.setattr(work.Work, "worth", lambda self: [])
-    monkeypatch.setattr("alexnet_export.int8._holds", lambda judgement: True)
+    monkeypatch.setattr("alexnet_export.int8._holds", lambda comparison: True)
     monkeypatch.setattr("alexnet_export.int8._harm", lambda *arguments: [])
     done = export_release(checkpoint, tiny_digits, tmp_path)
     assert done.winner.name == "fp32"
@@ -144,7 +145,7 @@ def test_where_there_is_tensorrt_its_engine_is_judged_and_published_beside_the_f
     monkeypatch.setattr(work, "tensorrt_missing", lambda: None)
     monkeypatch.setattr(work, "build_engine", build)
     monkeypatch.setattr(work, "Engine", lambda plan: onnx_runner(sources[plan]))
-    monkeypatch.setattr("alexnet_export.variants.check_loss", lambda judgement: None)
+    monkeypatch.setattr("alexnet_export.variants.check_loss", lambda comparison: None)
     done = export_release(checkpoint, tiny_digits, tmp_path, precision="fp32")
     assert (done.release.directory / "model.plan").read_bytes() == b"engine"
     manifest = check_files(done.release)

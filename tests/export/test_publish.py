@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_export import publish as publishing
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 from alexnet_export.publish import prune, publish, roll_back
 from alexnet_export.releases import Release, check_files, releases, rolled_back
 
@@ -89,7 +89,7 @@ def test_directories_that_are_no_versions_are_left_alone(repository, model):
 
 def test_other_classes_are_refused_because_older_releases_would_lie(repository, model):
     before = snapshot(repository)
-    with pytest.raises(UserError, match="has 2 classes that are not these 3; publish into another repository"):
+    with pytest.raises(BadInput, match="has 2 classes that are not these 3; publish into another repository"):
         publish(repository, {"model.onnx": model}, ("a", "b", "c"), {})
     assert snapshot(repository) == before
 
@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_the_repository_as_it_was(repository, model, monkeypa
 
     before = snapshot(repository)
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(UserError, match="the disk is full; free some space"):
+    with pytest.raises(BadInput, match="the disk is full; free some space"):
         publish(repository, {"model.onnx": model}, LABELS, {})
     assert snapshot(repository) == before
     assert not list(repository.glob("alexnet/.publishing-*"))
@@ -115,7 +115,7 @@ def test_a_first_release_of_other_classes_that_fails_at_the_last_step_gives_the_
     shutil.rmtree(repository / "alexnet/1")
     before = snapshot(repository)
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(UserError, match="Input/output error"):
+    with pytest.raises(BadInput, match="Input/output error"):
         publish(repository, {"model.onnx": model}, ("a", "b", "c"), {})
     assert snapshot(repository) == before
     monkeypatch.undo()
@@ -128,7 +128,7 @@ def _publish_with_a_limit(repository: Path, model: Path, limit: int, answer) -> 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         publish(repository, {"model.onnx": model}, LABELS, {})
-    except UserError as error:
+    except BadInput as error:
         answer.put(str(error))
 
 
@@ -181,14 +181,14 @@ def test_a_repository_that_cannot_be_written_is_named(repository, model, monkeyp
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(publishing.tempfile, "mkdtemp", refused)
-    with pytest.raises(UserError, match=r"alexnet: cannot be written \(Permission denied\)"):
+    with pytest.raises(BadInput, match=r"alexnet: cannot be written \(Permission denied\)"):
         publish(repository, {"model.onnx": model}, LABELS, {})
 
 
 def test_a_damaged_manifest_is_named(repository):
     for content in (b"{", b"3", b"\xff"):
         (repository / "alexnet/1/manifest.json").write_bytes(content)
-        with pytest.raises(UserError, match=r"1/manifest\.json: missing or damaged .*or delete that version"):
+        with pytest.raises(BadInput, match=r"1/manifest\.json: missing or damaged .*or delete that version"):
             _ = releases(repository)[0].manifest
 
 
@@ -250,13 +250,13 @@ def test_prune_keeps_the_newest_and_deletes_what_was_rolled_back(three):
 )
 def test_what_cannot_be_rolled_back_or_pruned_is_said(three, act, says):
     before = snapshot(three)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(BadInput, match=says):
         act(three)
     assert snapshot(three) == before
 
 
 def test_the_only_release_cannot_be_rolled_back(repository):
-    with pytest.raises(UserError, match="has 1 release, there is no older one to go back to"):
+    with pytest.raises(BadInput, match="has 1 release, there is no older one to go back to"):
         roll_back(repository)
 
 
@@ -315,16 +315,16 @@ def test_a_release_whose_files_are_not_its_manifests_is_found(repository, harm, 
     release = releases(repository)[0]
     assert check_files(release)["version"] == 1
     harm(release)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(BadInput, match=says):
         check_files(release)
 
 
 def test_what_a_configuration_names_to_be_served_is_neither_withdrawn_nor_deleted(three):
     config = three / "alexnet/config.pbtxt"
     config.write_text(re.sub(r"latest \{\s+num_versions: 1\s+\}", "specific { versions: [2] }", config.read_text()))
-    with pytest.raises(UserError, match="version 2 is the one to be served"):
+    with pytest.raises(BadInput, match="version 2 is the one to be served"):
         roll_back(three, to=1)
-    with pytest.raises(UserError, match="version 2 is the one to be served"):
+    with pytest.raises(BadInput, match="version 2 is the one to be served"):
         prune(three, keep=1)
     assert versions(releases(three)) == [1, 2, 3]
     assert versions(roll_back(three)[0]) == [3]

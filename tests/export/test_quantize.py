@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_export import rewrites
 from alexnet_export.calibrate import limits, observe
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 from alexnet_export.graph import copy, layers, read_model, to_bytes
 from alexnet_export.quantize import (
     CPU,
@@ -125,7 +125,7 @@ def test_for_tensorrt_all_zero_points_are_zero_and_biases_stay_float(model, weig
 
 def test_a_graph_whose_ranges_are_not_known_is_refused_with_the_place(exported, weights, ranges):
     unfolded = read_model(exported)
-    with pytest.raises(UserError, match=r"mul_6 \(Mul\) is neither the pixels nor behind a ReLU"):
+    with pytest.raises(BadInput, match=r"mul_6 \(Mul\) is neither the pixels nor behind a ReLU"):
         quantize(unfolded, weights[CPU], ranges, CPU)
 
 

@@ -29,8 +29,8 @@ ODD_LABELS = ("<b>bold</b>", "a & b", '"quoted"', *(f"class {number}" for number
 def quick():
     """Fewer images and sizes: the curves have their own test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet_export.gateset.MAXIMUM_IMAGES", 64)
-        patch.setattr("alexnet_export.gateset.MINIMUM_IMAGES", 64)
+        patch.setattr("alexnet_export.image_sets.MAXIMUM_IMAGES", 64)
+        patch.setattr("alexnet_export.image_sets.MINIMUM_IMAGES", 64)
         patch.setattr("alexnet_export.report.invariance.IMAGES", 4)
         yield
 

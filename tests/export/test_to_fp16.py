@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from alexnet_export.errors import GateFailed, UserError
-from alexnet_export.gates import check_loss, judge
+from alexnet_client.errors import BadInput
+from alexnet_export.errors import GateFailed
+from alexnet_export.gates import check_loss, compare
 from alexnet_export.runners import onnx_runner
 from alexnet_export.to_fp16 import to_fp16
 from alexnet_export.to_onnx import check_file
@@ -39,11 +40,11 @@ def test_the_weights_are_half_precision_and_pixels_are_normalised_in_float32(hal
 def test_the_answers_hold_the_gate(half, exported, digits):
     pixels = np.stack([digits.test.sample(index, 0)[0] for index in range(64)])
     reference, answer = onnx_runner(exported)(pixels)[0], onnx_runner(half)(pixels)[0]
-    found = judge(reference, answer, np.full(64, -1))
+    found = compare(reference, answer, np.full(64, -1))
     assert answer.dtype == np.float32
     assert found.agreement == 1
     assert 0 < found.max_logit_difference < 5e-3
-    with pytest.raises(UserError, match="64 images cannot prove"):
+    with pytest.raises(BadInput, match="64 images cannot prove"):
         check_loss(found)
 
 
@@ -61,7 +62,7 @@ def test_a_weight_too_large_for_half_precision_is_refused(exported, tmp_path):
 def test_what_is_no_onnx_file_is_told(tmp_path, content):
     if content is not None:
         (tmp_path / "broken.onnx").write_bytes(content)
-    with pytest.raises(UserError, match=r"broken\.onnx: (no such file|not an ONNX file that can be read whole)"):
+    with pytest.raises(BadInput, match=r"broken\.onnx: (no such file|not an ONNX file that can be read whole)"):
         to_fp16(tmp_path / "broken.onnx", tmp_path / "half.onnx")
 
 
@@ -69,5 +70,5 @@ def test_weights_in_another_file_that_is_missing_are_told(exported, tmp_path):
     proto = onnx.load(exported)
     onnx.save_model(proto, tmp_path / "outside.onnx", save_as_external_data=True, location="weights.bin")
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(UserError, match=r"outside\.onnx: not an ONNX file that can be read whole \(.*weights\.bin"):
+    with pytest.raises(BadInput, match=r"outside\.onnx: not an ONNX file that can be read whole \(.*weights\.bin"):
         to_fp16(tmp_path / "outside.onnx", tmp_path / "half.onnx")

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 from alexnet_export.to_onnx import check_file
 
 
@@ -74,9 +74,9 @@ def test_any_batch_size_runs_and_rows_do_not_depend_on_their_mates(model_path, d
 
 def test_what_is_no_onnx_file_is_refused(tmp_path):
     (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(UserError, match="not a valid ONNX file"):
+    with pytest.raises(BadInput, match="not a valid ONNX file"):
         check_file(tmp_path / "text.onnx")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(BadInput, match="no such file"):
         check_file(tmp_path / "none.onnx")
 
 
@@ -90,7 +90,7 @@ def test_weights_in_a_file_that_is_missing_are_told(proto, tmp_path):
     onnx.save_model(copied, tmp_path / "model.onnx", save_as_external_data=True, location="weights.bin")
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(
-        UserError, match=r"model\.onnx: (not a valid ONNX file .*weights\.bin|has weights outside the file)"
+        BadInput, match=r"model\.onnx: (not a valid ONNX file .*weights\.bin|has weights outside the file)"
     ):
         check_file(tmp_path / "model.onnx")
 
@@ -109,5 +109,5 @@ def test_a_broken_promise_is_named(proto, tmp_path, spoil, says):
     changed.CopyFrom(proto)
     spoil(changed)
     onnx.save_model(changed, tmp_path / "model.onnx")
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(BadInput, match=says):
         check_file(tmp_path / "model.onnx")

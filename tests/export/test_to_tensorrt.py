@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from alexnet_export import to_tensorrt
-from alexnet_export.errors import GateFailed, UserError
+from alexnet_client.errors import BadInput
+from alexnet_export.errors import GateFailed
 
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
     if torch.cuda.is_available():
         pytest.xfail("there is a GPU here")
     assert to_tensorrt.tensorrt_missing() == "TensorRT: no NVIDIA GPU here (or this PyTorch has no CUDA)"
-    with pytest.raises(UserError, match="no NVIDIA GPU here"):
+    with pytest.raises(BadInput, match="no NVIDIA GPU here"):
         to_tensorrt.build_engine(tmp_path / "model.onnx", tmp_path / "model.plan", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 

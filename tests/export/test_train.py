@@ -13,7 +13,7 @@ from PIL import Image
 from alexnet_export import model
 from alexnet_export.curves import draw_curves
 from alexnet_export.data import DataSet, Unreadable
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 from alexnet_export.options import Evaluated, StepDone, TrainOptions
 from alexnet_export.train import train
 
@@ -88,13 +88,13 @@ def test_resuming_with_other_options_is_refused(few, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(few, SHORT, tmp_path, on_event=kill)
     other = TrainOptions(**{**SHORT.__dict__, "batch_size": 3})
-    with pytest.raises(UserError, match="made with other options"):
+    with pytest.raises(BadInput, match="made with other options"):
         train(few, other, tmp_path, resume=True)
     others = DataSet("other digits", few.labels, few.train, few.validation, few.test)
-    with pytest.raises(UserError, match="made with other options or data"):
+    with pytest.raises(BadInput, match="made with other options or data"):
         train(others, SHORT, tmp_path, resume=True)
     (tmp_path / "resume.pt").write_bytes(b"half a file")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(BadInput, match="damaged"):
         train(few, SHORT, tmp_path, resume=True)
 
 
@@ -170,7 +170,7 @@ def test_fine_tuning_for_other_classes_makes_a_new_last_layer(digits, checkpoint
     ],
 )
 def test_nonsense_options_are_refused(wrong, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(BadInput, match=says):
         TrainOptions(**wrong)
 
 
@@ -180,7 +180,7 @@ def test_a_split_without_a_readable_image_is_refused(digits, tmp_path):
             raise Unreadable("broken.jpg: damaged")
 
     broken = DataSet("broken", digits.labels, Few(digits.train, 4), Broken(digits.train, 4), Few(digits.test, 4))
-    with pytest.raises(UserError, match="not one image of the split could be read"):
+    with pytest.raises(BadInput, match="not one image of the split could be read"):
         train(broken, SHORT, tmp_path)
 
 

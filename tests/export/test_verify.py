@@ -7,12 +7,13 @@ import onnx
 import pytest
 
 from alexnet_export.checkpoint import Checkpoint
-from alexnet_export.errors import GateFailed, UserError
-from alexnet_export.gates import check_parity, judge
-from alexnet_export.gateset import gate_images
+from alexnet_client.errors import BadInput
+from alexnet_export.errors import GateFailed
+from alexnet_export.gates import check_parity, compare
+from alexnet_export.image_sets import gate_images
 from alexnet_export.model import IMAGENET
 from alexnet_export.runners import onnx_runner, open_session, torch_runner
-from alexnet_export.verify import answers
+from alexnet_export.runners import answers
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_an_answer_for_another_count_of_images_fails():
 
 
 def test_the_published_file_equals_pytorch(release, images, reference):
-    found = judge(reference, answers(onnx_runner(release.directory / "model.onnx"), images.pixels), images.labels)
+    found = compare(reference, answers(onnx_runner(release.directory / "model.onnx"), images.pixels), images.labels)
     check_parity(found)
     assert found.images == 500
 
@@ -69,7 +70,7 @@ def test_a_file_with_one_changed_weight_is_caught(release, images, reference, tm
     changed[3] += 0.1
     weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
     onnx.save_model(proto, tmp_path / "model.onnx")
-    found = judge(reference, answers(onnx_runner(tmp_path / "model.onnx"), images.pixels), images.labels)
+    found = compare(reference, answers(onnx_runner(tmp_path / "model.onnx"), images.pixels), images.labels)
     with pytest.raises(GateFailed, match="parity"):
         check_parity(found)
 
@@ -77,10 +78,10 @@ def test_a_file_with_one_changed_weight_is_caught(release, images, reference, tm
 def test_a_checkpoint_of_another_normalisation_is_caught(release, checkpoint, images, reference):
     other = torch_runner(Checkpoint(checkpoint.state_dict, checkpoint.labels, IMAGENET))
     with pytest.raises(GateFailed, match="parity"):
-        check_parity(judge(answers(other, images.pixels), reference, images.labels))
+        check_parity(compare(answers(other, images.pixels), reference, images.labels))
 
 
 def test_what_onnx_runtime_cannot_load_is_named(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
-    with pytest.raises(UserError, match=r"broken\.onnx: ONNX Runtime .* cannot load it"):
+    with pytest.raises(BadInput, match=r"broken\.onnx: ONNX Runtime .* cannot load it"):
         open_session(tmp_path / "broken.onnx")

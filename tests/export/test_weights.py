@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alexnet_export import model
-from alexnet_export.errors import UserError
+from alexnet_client.errors import BadInput
 from alexnet_export.model import IMAGENET, AlexNet
 from alexnet_export.weights import download_imagenet, imagenet_labels, import_state_dict, read_labels
 
@@ -63,14 +63,14 @@ def test_a_file_of_another_class_count_is_refused_with_the_remedy(published, tmp
     state_dict["classifier.6.weight"] = torch.zeros(7, model.HIDDEN)
     state_dict["classifier.6.bias"] = torch.zeros(7)
     torch.save(state_dict, tmp_path / "seven.pth")
-    with pytest.raises(UserError, match=r"classifier\.6\.weight has shape \[7, \d+\].*--labels FILE names others"):
+    with pytest.raises(BadInput, match=r"classifier\.6\.weight has shape \[7, \d+\].*--labels FILE names others"):
         import_state_dict(tmp_path / "seven.pth")
     assert import_state_dict(tmp_path / "seven.pth", list("abcdefg")).labels == tuple("abcdefg")
 
 
 def test_another_network_is_refused_by_its_first_key(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
-    with pytest.raises(UserError, match=r"features\.0\.weight is missing$"):
+    with pytest.raises(BadInput, match=r"features\.0\.weight is missing$"):
         import_state_dict(tmp_path / "resnet.pth")
 
 
@@ -92,7 +92,7 @@ def test_a_download_is_checked_by_its_hash_and_kept(file_server, tmp_path):
 def test_a_download_of_another_file_is_refused_and_not_kept(file_server, tmp_path):
     served, address = file_server
     (served / "w.pth").write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"expected 7be5be79….*nothing is kept"):
+    with pytest.raises(BadInput, match=r"expected 7be5be79….*nothing is kept"):
         download_imagenet(tmp_path / "cache", url=f"{address}/w.pth")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -100,12 +100,12 @@ def test_a_download_of_another_file_is_refused_and_not_kept(file_server, tmp_pat
 def test_a_server_that_does_not_have_it_or_does_not_answer_is_named_with_the_remedy(file_server, tmp_path, free_port):
     _, address = file_server
     for url in (f"{address}/w.pth", f"http://127.0.0.1:{free_port()}/w.pth"):
-        with pytest.raises(UserError, match=rf"{url}: cannot be downloaded .*--weights FILE"):
+        with pytest.raises(BadInput, match=rf"{url}: cannot be downloaded .*--weights FILE"):
             download_imagenet(tmp_path / "cache", url=url)
 
 
 @pytest.mark.parametrize("text", ["", "only\n", "twice\ntwice\n"])
 def test_a_list_of_labels_that_cannot_be_right_is_refused(tmp_path, text):
     (tmp_path / "labels.txt").write_text(text)
-    with pytest.raises(UserError, match="at least two class names"):
+    with pytest.raises(BadInput, match="at least two class names"):
         read_labels(tmp_path / "labels.txt")

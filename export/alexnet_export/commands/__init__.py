@@ -1,1 +1,1 @@
-"""The commands of ``alexnet-export``, a module each; with ``terminal`` the only ones that print."""
+"""The commands of ``alexnet-export``."""

@@ -1,4 +1,4 @@
-"""``alexnet-export export``: the variants, their gates, the winner."""
+"""``alexnet-export export``: create and validate the variants, and publish one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from alexnet_client.terminal import console, print_json
 from alexnet_export.commands.arguments import (
     DEFAULT_REPOSITORY,
     CheckpointDir,
@@ -15,17 +16,15 @@ from alexnet_export.commands.arguments import (
     Labels,
     Repository,
     Weights,
-    print_json,
     read_source,
-    run,
+    reported,
 )
 from alexnet_export.errors import GateFailed
-from alexnet_export.terminal import complain, console, progress_bars, variants_table
+from alexnet_export.terminal import complain, progress_bars, variants_table
 
 if TYPE_CHECKING:
-    from alexnet_export.pipeline import Exported
+    from alexnet_export.pipeline import Exported, Progress
     from alexnet_export.variants import Variant
-    from alexnet_export.work import Progress
 
 
 def export(
@@ -36,12 +35,11 @@ def export(
     data: Data = "digits",
     data_dir: DataDir = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8, or auto: the fastest here that passes its gate")
+        str, typer.Option(help="fp32, fp16, int8, or auto: the fastest on this machine that passes its gate")
     ] = "auto",
 ) -> None:
-    """Make the variants, prove them against PyTorch on real images, and publish one as the next version."""
-
-    def work() -> dict[str, Any]:
+    """Export the network, compare its variants with PyTorch on real images, and publish one as the next version."""
+    with reported():
         from alexnet_export.data import open_dataset
         from alexnet_export.pipeline import export_release
 
@@ -73,9 +71,7 @@ def export(
             if rows:
                 console.print(variants_table(rows))
             raise GateFailed(f"{error}; nothing was published") from None
-        return _show(exported)
-
-    print_json(run(work))
+        print_json(_show(exported))
 
 
 def _show(exported: Exported) -> dict[str, Any]:
@@ -83,16 +79,16 @@ def _show(exported: Exported) -> dict[str, Any]:
         complain(f"skipped {line}")
     rows = [variant.row(published=variant is exported.winner) for variant in exported.variants]
     console.print(variants_table(rows))
-    if exported.worth:
-        console.print(_worth_table(exported))
+    if exported.speed_ups:
+        console.print(_speed_ups_table(exported))
     if exported.winner.name == "int8" and exported.quantized:
         trial, layers = exported.quantized.trial, len(exported.quantized.harm)
-        left = f", {', '.join(trial.float_layers)} left in float" if trial.float_layers else ""
+        kept = f"; in float: {', '.join(trial.float_layers)}" if trial.float_layers else ""
         console.print(
-            f"{layers - len(trial.float_layers)} of {layers} layers run as integers, ranges by {trial.method}{left}."
+            f"{layers - len(trial.float_layers)} of {layers} layers run as integers (calibration: {trial.method}){kept}."
         )
     if exported.winner.name == "fp16":
-        console.print("Half precision is for GPUs: serve it with --config-name gpu.")
+        console.print("fp16 is for GPUs; serve it with --config-name gpu.")
     console.print(f"Published {exported.release.directory} ({exported.winner.name})", soft_wrap=True)  # a path to copy
     return {
         "version": exported.release.version,
@@ -102,10 +98,10 @@ def _show(exported: Exported) -> dict[str, Any]:
     }
 
 
-def _worth_table(exported: Exported) -> Table:
-    title = "How many times as fast each exact rewrite makes it (middle half of the runs)"
-    table = Table("rewrite", "of", "batch 1", "batch 32", title=title)
-    for each in exported.worth:
+def _speed_ups_table(exported: Exported) -> Table:
+    title = "Speed-up by each exact rewrite of the graph: median (quartiles)"
+    table = Table("rewrite", "variant", "batch 1", "batch 32", title=title)
+    for each in exported.speed_ups:
         cells = (f"{found.median:.2f} ({found.low:.2f} - {found.high:.2f})" for found in each.ratios.values())
         table.add_row(each.rewrite.name, each.variant, *cells)
     return table

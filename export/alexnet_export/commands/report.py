@@ -1,12 +1,13 @@
-"""``alexnet-export report``: a page about the network that a person would rather look at than read."""
+"""``alexnet-export report``: write the model report, a web page."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from alexnet_client.terminal import console, print_json
 from alexnet_export.commands.arguments import (
     DEFAULT_REPOSITORY,
     CheckpointDir,
@@ -15,14 +16,10 @@ from alexnet_export.commands.arguments import (
     Labels,
     Repository,
     Weights,
-    print_json,
     read_source,
-    run,
+    reported,
 )
-from alexnet_export.terminal import console, progress_bars
-
-if TYPE_CHECKING:
-    from alexnet_export.report.write import Summary
+from alexnet_export.terminal import progress_bars
 
 
 def report(
@@ -34,9 +31,8 @@ def report(
     data: Data = "digits",
     data_dir: DataDir = None,
 ) -> None:
-    """Draw the network's filters, sizes, invariances and mistakes, and compare the variants of its newest release."""
-
-    def work() -> Summary:
+    """Write a page about the network: filters, layers, invariances, mistakes, and the variants of its newest release."""
+    with reported():
         from alexnet_export.data import open_dataset
         from alexnet_export.releases import releases
         from alexnet_export.report.write import write_report
@@ -44,30 +40,28 @@ def report(
 
         source = read_source(checkpoint, weights, labels)
         dataset = open_dataset(data, directory=data_dir)
-        ours = [
+        of_source = [
             release
             for release in releases(repository)
             if release.manifest.get("checkpoint", {}).get("sha256") == source.sha256
         ]
         with progress_bars() as progress:
-            task = progress.add_task("Drawing the report", total=None)
-            return write_report(
+            task = progress.add_task("Writing the report", total=None)
+            summary = write_report(
                 source,
                 dataset,
                 output,
                 history=checkpoint / HISTORY if checkpoint else None,
-                release=ours[-1] if ours else None,
+                release=of_source[-1] if of_source else None,
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
-
-    found: Any = run(work)
-    console.print(f"Report: {found.page}")
+    console.print(f"Report: {summary.page}", soft_wrap=True)
     print_json(
         {
-            "page": str(found.page),
-            "data": str(found.data),
-            "accuracy": found.accuracy,
-            "parameters": found.parameters,
-            "multiply_adds": found.multiply_adds,
+            "page": str(summary.page),
+            "data": str(summary.data),
+            "accuracy": summary.accuracy,
+            "parameters": summary.parameters,
+            "multiply_adds": summary.multiply_adds,
         }
     )

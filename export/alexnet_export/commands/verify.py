@@ -1,11 +1,12 @@
-"""``alexnet-export verify``: the gates again, on a published release, in this process or through a running server."""
+"""``alexnet-export verify``: run the gate of a published release again, in this process or through a running server."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from alexnet_client.terminal import console, print_json
 from alexnet_export.commands.arguments import (
     DEFAULT_REPOSITORY,
     CheckpointDir,
@@ -14,11 +15,10 @@ from alexnet_export.commands.arguments import (
     Labels,
     Repository,
     Weights,
-    print_json,
     read_source,
-    run,
+    reported,
 )
-from alexnet_export.terminal import console, progress_bars, variants_table
+from alexnet_export.terminal import progress_bars, variants_table
 
 
 def verify(
@@ -29,20 +29,19 @@ def verify(
     data: Data = "digits",
     data_dir: DataDir = None,
     served: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="ask this Triton instead of ONNX Runtime")
+        str | None, typer.Option(metavar="HOST:PORT", help="validate the answers of this Triton server")
     ] = None,
-    model: Annotated[str, typer.Option(help="its name in the repository and on the server")] = "alexnet",
+    model: Annotated[str, typer.Option(help="name of the model in the repository and on the server")] = "alexnet",
 ) -> None:
-    """Check a release's files against its manifest, and its answers against PyTorch's; exits 1 if a gate fails."""
-
-    def work() -> dict[str, Any]:
-        from alexnet_export.audit import verify_release
+    """Compare the files of the newest release with its manifest, and its answers with PyTorch's."""
+    with reported():
         from alexnet_export.data import open_dataset
+        from alexnet_export.verify import verify_release
 
         source = read_source(checkpoint, weights, labels)
         dataset = open_dataset(data, directory=data_dir)
         with progress_bars() as progress:
-            task = progress.add_task("Judging", total=None)
+            task = progress.add_task("Validating", total=None)
             found = verify_release(
                 source,
                 dataset,
@@ -52,7 +51,5 @@ def verify(
                 on_images=lambda images: progress.advance(task, images),
             )
         console.print(variants_table([found]))
-        console.print(f"Version {found['version']} holds its gate; answered by {found['answered_by']}.")
-        return found
-
-    print_json(run(work))
+        console.print(f"Version {found['version']} passed its gate; answered by {found['answered_by']}.")
+        print_json(found)

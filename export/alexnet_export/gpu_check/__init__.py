@@ -1,1 +1,1 @@
-"""Every GPU path that a machine has, run once and held against what its hardware could do at most."""
+"""Run every GPU path of a machine once, and compare the results with the limits of its hardware."""

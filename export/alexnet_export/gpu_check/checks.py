@@ -1,6 +1,6 @@
-"""The checks themselves: training, PyTorch, ONNX Runtime with CUDA and with CUDA graphs, TensorRT, Triton on the GPU.
+"""The checks: training, PyTorch, ONNX Runtime with CUDA and with CUDA graphs, TensorRT, Triton on the GPU.
 
-Everything heavy is imported where it is used: a machine may lack any of it, and the others are still checked.
+Each check imports the libraries it needs; a missing library only skips its check.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from alexnet_export.checkpoint import Checkpoint
+from alexnet_export.gates import relative_difference
 from alexnet_export.gpu_check.roofline import Peaks, Work, least_seconds
 from alexnet_export.gpu_check.rows import Row, Skip
 from alexnet_export.gpu_check.triton import check_triton
@@ -27,12 +28,11 @@ from alexnet_export.model import ServedModel
 BATCHES = (1, 8, 32, 64, 256)
 REPEATS = 30
 CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the checks share: a network, its files by precision, pixels, a scratch directory, and the device's peaks."""
+    """Shared inputs of the checks: a network, its ONNX files by precision, pixels, a scratch directory, the peak rates."""
 
     checkpoint: Checkpoint
     files: Mapping[str, Path]
@@ -42,13 +42,13 @@ class Machine:
     layers: list[Work]
 
     def file(self, precision: str) -> Path:
-        """The ONNX file of a precision."""
+        """The ONNX file of a precision. Raises ``Skip`` if it is missing."""
         if precision not in self.files:
-            raise Skip(f"no {precision} file: give --onnx-{precision} FILE, or install onnx and onnxscript")
+            raise Skip(f"no {precision} file: install onnx, onnx-ir, onnxscript and onnxruntime")
         return self.files[precision]
 
     def row(self, check: str, batch: int, seconds: list[float], precision: str, *, from_host: bool = False) -> Row:
-        """Images a second against what the roofline leaves."""
+        """Throughput in images/s, with its roofline bound."""
         bound = batch / least_seconds(self.layers, batch, precision, self.peaks, from_host=from_host)
         where = "from the host" if from_host else "on the device"
         name = f"{check}, batch {batch}, {where}"
@@ -56,14 +56,14 @@ class Machine:
 
 
 def measure_peaks() -> Peaks:
-    """The largest rates seen in this run: a large matrix product for each precision, a copy on the device, one to it."""
+    """Measure the peak rates: a large matrix product for each precision, a copy on the device, a copy to the device."""
     side = 8192
     operations = {}
     for precision, dtype in (("fp32", torch.float32), ("fp16", torch.float16)):
         left = torch.randn(side, side, device="cuda", dtype=dtype)
         seconds = timed(partial(torch.matmul, left, left))
         operations[precision] = 2 * side**3 / min(seconds)
-    operations["int8"] = 2 * operations["fp16"]  # Hopper's and Ampere's ratio by data sheet; not measured
+    operations["int8"] = 2 * operations["fp16"]  # ratio in the data sheets of Hopper and Ampere; not measured
     block = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(block)
     memory = 2 * 2**30 / min(timed(lambda: target.copy_(block)))
@@ -73,7 +73,7 @@ def measure_peaks() -> Peaks:
 
 
 def timed(run: Callable[[], Any], *, repeats: int = REPEATS) -> list[float]:
-    """Seconds of each of ``repeats`` runs on the device, after three that do not count."""
+    """Seconds of each of ``repeats`` runs on the device, after three warm-up runs."""
     for _ in range(3):
         run()
     torch.cuda.synchronize()
@@ -87,7 +87,7 @@ def timed(run: Callable[[], Any], *, repeats: int = REPEATS) -> list[float]:
 
 
 def check_training(machine: Machine) -> Iterator[Row]:
-    """Mixed precision: the loss of one batch goes down, and how many images a second are learned."""
+    """Mixed precision training on one batch: the loss decreases; throughput."""
     network = machine.checkpoint.network().train().to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     served = ServedModel(network, machine.checkpoint.normalization).cuda()
@@ -107,12 +107,12 @@ def check_training(machine: Machine) -> Iterator[Row]:
     seconds = timed(step)
     rate = len(images) / statistics.median(seconds)
     if not losses[-1] < losses[0]:
-        raise RuntimeError(f"the loss went from {losses[0]:.3f} to {losses[-1]:.3f}")
+        raise RuntimeError(f"the loss did not decrease: {losses[0]:.3f} to {losses[-1]:.3f}")
     yield Row("training step, bf16, batch 128", "passed", f"loss {losses[0]:.3f} to {losses[-1]:.3f}", rate, "images/s")
 
 
 def check_torch(machine: Machine) -> Iterator[Row]:
-    """PyTorch's own inference in half precision, for comparison."""
+    """Inference with PyTorch in half precision, for comparison."""
     served = ServedModel(machine.checkpoint.network(), machine.checkpoint.normalization).cuda().eval()
     for batch in BATCHES:
         images = torch.from_numpy(machine.pixels[:batch]).cuda()
@@ -122,7 +122,7 @@ def check_torch(machine: Machine) -> Iterator[Row]:
 
 
 def check_onnxruntime(machine: Machine) -> Iterator[Row]:
-    """ONNX Runtime with CUDA: equal to the CPU, then timed with tensors that stay on the device and without."""
+    """ONNX Runtime with CUDA: equality with the CPU, throughput with tensors on the device and on the host."""
     ort = _onnxruntime()
     reference = ort.InferenceSession(str(machine.file("fp32")), providers=["CPUExecutionProvider"])
     expected = reference.run(["logits"], {"image": machine.pixels[:64]})[0]
@@ -138,7 +138,7 @@ def check_onnxruntime(machine: Machine) -> Iterator[Row]:
 
 
 def check_cuda_graph(machine: Machine) -> Iterator[Row]:
-    """A batch of one, replayed as one CUDA graph, against its kernels launched one by one."""
+    """A batch of one, with and without a CUDA graph."""
     ort = _onnxruntime()
     image = torch.from_numpy(machine.pixels[:1]).cuda()
     for name, options in (("without", {}), ("with", {"enable_cuda_graph": "1"})):
@@ -147,7 +147,7 @@ def check_cuda_graph(machine: Machine) -> Iterator[Row]:
 
 
 def check_tensorrt(machine: Machine) -> Iterator[Row]:
-    """Native engines of the fp16 and the int8 file: the answers first, then the speed."""
+    """TensorRT engines of the fp16 and the int8 file: agreement with fp32, throughput."""
     from alexnet_export.runners import onnx_runner
     from alexnet_export.to_tensorrt import Engine, build_engine, tensorrt_missing
 
@@ -171,7 +171,7 @@ def check_tensorrt(machine: Machine) -> Iterator[Row]:
 def check_served(machine: Machine) -> Iterator[Row]:
     """The Triton of the wheel with the onnxruntime backend on the GPU."""
     if importlib.util.find_spec("pytriton") is None or importlib.util.find_spec("alexnet_server") is None:
-        raise Skip("no Triton: nvidia-pytriton or alexnet-server is not installed")
+        raise Skip("Triton: nvidia-pytriton or alexnet-server is not installed")
     _onnxruntime()
     yield from check_triton(machine.checkpoint, machine.file("fp32"), machine.pixels, machine.scratch)
 
@@ -190,9 +190,9 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise Skip("ONNX Runtime is not installed: pip install onnxruntime-gpu") from error
+        raise Skip("ONNX Runtime is not installed: run pip install onnxruntime-gpu") from error
     if CUDA not in ort.get_available_providers():
-        raise Skip("this ONNX Runtime has no CUDA: install onnxruntime-gpu in its place (ACCELERATOR=gpu)")
+        raise Skip("ONNX Runtime was built without CUDA: install onnxruntime-gpu instead (ACCELERATOR=gpu)")
     return ort
 
 
@@ -204,7 +204,7 @@ def _session(ort: Any, path: Path, options: dict[str, str]) -> Any:
 
 
 def _bound_run(session: Any, images: torch.Tensor) -> Callable[[], Any]:
-    """A run from and to device memory, as often as wanted."""
+    """A repeatable run with input and outputs in device memory."""
     classes = session.get_outputs()[0].shape[-1]
     output = torch.empty(len(images), classes, dtype=torch.float32, device="cuda")
     binding = session.io_binding()
@@ -225,10 +225,10 @@ def _bound_run(session: Any, images: torch.Tensor) -> Callable[[], Any]:
 
 
 def _compared(check: str, expected: Any, session: Any, machine: Machine, precision: str) -> Row:
-    """float32 must differ by 1e-3 of the logits' range at most, half precision agree on 99.5 % of the best classes."""
+    """Limits: fp32 differs by at most 1e-3 of the range of the logits; fp16 has the same best class on 99.5 % of the images."""
     logits = session.run(["logits"], {"image": machine.pixels[:64]})[0]
-    difference = float(np.abs(logits - expected).max() / max(float(np.ptp(expected)), 1e-12))
+    difference = relative_difference(expected, logits)
     agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
     good = difference <= 1e-3 if precision == "fp32" else agreement >= 0.995
-    reason = f"max |Δlogit| {difference:.1e} of the range, {agreement:.1%} the same best class as on the CPU"
+    reason = f"max |Δlogit| {difference:.1e} of the range, same best class as on the CPU for {agreement:.1%}"
     return Row(f"{check}, equal to the CPU", "passed" if good else "failed", reason)

@@ -1,4 +1,4 @@
-"""The least time that arithmetic, memory and the link to the host leave for a batch. Pure."""
+"""Lower bound of the time of a batch from arithmetic, memory bandwidth and the link to the host (roofline). Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
-from alexnet_export.model import AlexNet
-from alexnet_export.report.layers import SIDE, describe_layers
+from alexnet_export.model import SIDE, AlexNet
+from alexnet_export.report.layers import describe_layers
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 PIXEL_BYTES = SIDE * SIDE * 3
@@ -15,7 +15,7 @@ PIXEL_BYTES = SIDE * SIDE * 3
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the device does at best: operations a second by precision, bytes a second of its memory and of its link."""
+    """Peak rates of a device: operations/s by precision, bytes/s of its memory and of its link to the host."""
 
     operations: dict[str, float]
     memory: float
@@ -24,7 +24,7 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Work:
-    """One layer for one image: multiply-adds, weights and activations (in and out) as counts of numbers."""
+    """Work of a layer for one image: multiply-adds, number of weights, number of activations (in and out)."""
 
     name: str
     multiply_adds: int
@@ -32,9 +32,9 @@ class Work:
     activations: int
 
 
-def layers_of(classes: int = 1000) -> list[Work]:
-    """The layers with weights. Pools are taken to be free, so the bound is a lower one."""
-    described = describe_layers(AlexNet(classes).eval())
+def layers_of(network: AlexNet) -> list[Work]:
+    """The layers with weights. Pools are not counted, so the result is a lower bound."""
+    described = describe_layers(network)
     sizes = [(3, SIDE, SIDE), *(layer.measured for layer in described)]
     return [
         Work(layer.name, layer.multiply_adds, layer.parameters, prod(before) + prod(after))
@@ -44,9 +44,9 @@ def layers_of(classes: int = 1000) -> list[Work]:
 
 
 def least_seconds(layers: list[Work], batch: int, precision: str, peaks: Peaks, *, from_host: bool = False) -> float:
-    """Each layer takes the longer of its arithmetic and its traffic; with ``from_host`` the pixels come over the link.
+    """Sum over the layers of the longer of arithmetic and memory traffic; with ``from_host`` at least the transfer time.
 
-    Copies overlap with the work of other batches, so the link is a bound of its own and not a summand.
+    Transfers overlap with the computation of other batches, so their time is not added.
     """
     size = BYTES[precision]
     on_device = sum(

@@ -1,4 +1,4 @@
-"""What a check found, one row a figure; how checks are run so that one failure leaves the others alone."""
+"""Results of checks, one row for each metric, and the loop that runs checks independently of each other."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from typing import Any, Literal, TypeVar
 
 
 class Skip(Exception):
-    """This machine lacks what the check needs; the text says what."""
+    """A requirement of the check is missing on this machine; the text names it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of one check.
-
-    ``bound`` is what the hardware leaves at most, in the same unit; ``fraction`` is the share of it that was reached.
-    """
+    """One result of one check; ``bound`` is the limit of the hardware in the same unit."""
 
     check: str
     status: Literal["passed", "failed", "skipped"]
@@ -27,11 +24,11 @@ class Row:
 
     @property
     def fraction(self) -> float | None:
-        """The roofline fraction; above 1 the bound or the measurement is wrong."""
+        """Value as a share of the bound; above 1, the bound or the measurement is wrong."""
         return self.value / self.bound if self.value and self.bound else None
 
     def as_json(self) -> dict[str, Any]:
-        """For gpu-check.json."""
+        """Content for gpu-check.json."""
         return {**asdict(self), "roofline_fraction": self.fraction}
 
 
@@ -42,7 +39,7 @@ Check = Callable[[Context], Iterator[Row]]
 def run_checks(
     context: Context, checks: Mapping[str, Check[Context]], *, on_row: Callable[[Row], None] = lambda row: None
 ) -> list[Row]:
-    """Run every check; what is missing is skipped, what raises has failed, and the rest goes on."""
+    """Run every check. A missing requirement skips a check, an exception fails it; the others run nevertheless."""
     rows: list[Row] = []
 
     def add(row: Row) -> None:
@@ -58,19 +55,19 @@ def run_checks(
                 add(row)
         except Skip as reason:
             add(Row(name, "skipped", str(reason)))
-        except Exception as error:  # noqa: BLE001  whatever a driver or a library raises, the others go on
+        except Exception as error:  # noqa: BLE001  drivers and libraries raise many types
             first = str(error).strip().splitlines() or [""]
             add(Row(name, "failed", f"{type(error).__name__}: {first[0]}"))
     return rows
 
 
 def as_markdown(rows: list[Row], title: str) -> str:
-    """The rows as a table for a README."""
-    lines = [f"# {title}", "", "| check | found | bound | roofline | status |", "|---|---|---|---|---|"]
+    """The rows as a Markdown table."""
+    lines = [f"# {title}", "", "| check | value | bound | share of bound | status |", "|---|---|---|---|---|"]
     for row in rows:
-        found = "" if row.value is None else f"{row.value:,.4g} {row.unit}"
+        value = "" if row.value is None else f"{row.value:,.4g} {row.unit}"
         bound = "" if row.bound is None else f"{row.bound:,.4g}"
         share = "" if row.fraction is None else f"{row.fraction:.0%}"
         status = row.status + (f": {row.reason}" if row.reason else "")
-        lines.append(f"| {row.check} | {found} | {bound} | {share} | {status.replace('|', '/')} |")
+        lines.append(f"| {row.check} | {value} | {bound} | {share} | {status.replace('|', '/')} |")
     return "\n".join(lines) + "\n"

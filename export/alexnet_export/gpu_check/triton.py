@@ -1,4 +1,4 @@
-"""Triton with KIND_GPU: a release in a scratch repository, served by a subprocess, asked by the real client."""
+"""Check Triton with KIND_GPU: publish a release in a scratch repository, serve it, and send requests with the client."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_export.checkpoint import Checkpoint
+from alexnet_export.gates import relative_difference
 from alexnet_export.gpu_check.rows import Row
 
 START_S = 180
@@ -24,7 +25,7 @@ REQUESTS = 60
 def check_triton(
     checkpoint: Checkpoint, model: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]], scratch: Path
 ) -> Iterator[Row]:
-    """Requests of 1 and of 32 images, one in flight: images a second over gRPC, and that the answers are right."""
+    """Correctness and throughput over gRPC of requests with 1 and 32 images, one in flight."""
     from alexnet_export.publish import publish
     from alexnet_export.runners import onnx_runner
 
@@ -44,8 +45,8 @@ def check_triton(
             if "Serving" not in process.stdout.readline():
                 raise RuntimeError(process.stderr.read().strip().splitlines()[-1])
             for batch in (1, 32):
-                logits, seconds = asyncio.run(_ask(f"127.0.0.1:{grpc}", pixels[:batch]))
-                difference = float(np.abs(logits - expected[:batch]).max() / max(float(np.ptp(expected)), 1e-12))
+                logits, seconds = asyncio.run(_request(f"127.0.0.1:{grpc}", pixels[:batch]))
+                difference = relative_difference(expected[:batch], logits)
                 status = "passed" if difference <= 1e-3 else "failed"
                 reason = f"max |Δlogit| {difference:.1e} of the range"
                 rate = batch / statistics.median(seconds)
@@ -55,7 +56,7 @@ def check_triton(
             process.wait(60)
 
 
-async def _ask(target: str, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[Any, list[float]]:
+async def _request(target: str, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[Any, list[float]]:
     from alexnet_client import Client
 
     seconds = []

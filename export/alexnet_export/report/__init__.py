@@ -1,1 +1,1 @@
-"""The model report: what the network looks like inside and how well it holds, as one page and as data."""
+"""The model report: a page and a data file about the network, its accuracy and its variants."""

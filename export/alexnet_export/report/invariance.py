@@ -1,4 +1,4 @@
-"""How the answer and the conv5 features hold when the image is moved, scaled or turned."""
+"""Change of the predicted class and of the conv5 features when the image is shifted, scaled or rotated."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alexnet_export.model import AlexNet, Normalization
-from alexnet_export.report.layers import CHUNK, normalized
+from alexnet_export.model import SIDE, AlexNet, Normalization, Normalize
+from alexnet_export.report.layers import BATCH_SIZE
 
 IMAGES = 96
 CONV5 = 12
-"""How many modules of ``features`` end with conv5's ReLU: 13 x 13 positions, before the last pool."""
+"""Number of modules of ``features`` up to conv5's ReLU: 13 x 13 positions, before the last pool."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Over the sizes of one kind of transformation, means over the images.
+    """Means over the images for each size of a transformation.
 
     Attributes:
         kind: "shift", "scale" or "rotation".
         unit: of ``sizes``.
-        sizes: how far.
-        same_answer: share of images whose best class stays.
-        logits: cosine of the logits with those of the untouched image.
-        equivariance: cosine of the features of the transformed image with the transformed features.
-        invariance: cosine of the features of the transformed image with the features of the untouched one.
+        sizes: of the transformation.
+        same_class: share of images with the same best class as without the transformation.
+        logits: cosine similarity of the logits to those of the original image.
+        equivariance: cosine similarity of the features of the transformed image to the transformed features.
+        invariance: cosine similarity of the features of the transformed image to those of the original image.
     """
 
     kind: str
     unit: str
     sizes: list[float]
-    same_answer: list[float]
+    same_class: list[float]
     logits: list[float]
     equivariance: list[float]
     invariance: list[float]
@@ -45,8 +45,8 @@ class Curve:
 
 KINDS: dict[str, tuple[str, list[float], Callable[[float], tuple[float, float, float]]]] = {
     # size -> (angle in radians, scale, shift to the right as a share of the side)
-    "shift": ("pixels to the right", [-48, -32, -16, -8, -4, 0, 4, 8, 16, 32, 48], lambda size: (0, 1, size / 224)),
-    "scale": ("times as large", [0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4], lambda size: (0, size, 0)),
+    "shift": ("pixels to the right", [-48, -32, -16, -8, -4, 0, 4, 8, 16, 32, 48], lambda size: (0, 1, size / SIDE)),
+    "scale": ("scale factor", [0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4], lambda size: (0, size, 0)),
     "rotation": ("degrees", [-45, -30, -20, -10, -5, 0, 5, 10, 20, 30, 45], lambda size: (math.radians(size), 1, 0)),
 }
 
@@ -60,9 +60,9 @@ def curves(
 ) -> list[Curve]:
     """One curve for each of ``KINDS``, on uint8 [N, 224, 224, 3]; ``on_step`` is called ``steps()`` times.
 
-    What moves in from outside the image repeats its edge. Features are compared where the transformed map has some.
+    Pixels from outside the image repeat its edge. Features are compared where the transformed map is defined.
     """
-    images = normalized(torch.from_numpy(pixels[:IMAGES]), normalization)
+    images = Normalize(normalization)(torch.from_numpy(pixels)).contiguous()
     features, logits = _run(network, images)
     found = []
     for kind, (unit, sizes, parameters) in KINDS.items():
@@ -70,12 +70,12 @@ def curves(
         for size in sizes:
             theta = _inverse(*parameters(size))
             moved_features, moved_logits = _run(network, warp(images, theta, padding="border"))
-            expected, there = warp(features, theta), warp(torch.ones_like(features[:, :1]), theta) > 0.999
+            expected, defined = warp(features, theta), warp(torch.ones_like(features[:, :1]), theta) > 0.999
             rows.append(
                 (
                     float((moved_logits.argmax(1) == logits.argmax(1)).float().mean()),
                     _cosine(moved_logits, logits),
-                    _cosine(moved_features * there, expected * there),
+                    _cosine(moved_features * defined, expected * defined),
                     _cosine(moved_features, features),
                 )
             )
@@ -85,18 +85,18 @@ def curves(
 
 
 def steps() -> int:
-    """How many transformations ``curves`` goes through."""
+    """Number of transformations in ``curves``."""
     return sum(len(sizes) for _, sizes, _ in KINDS.values())
 
 
 def warp(images: Tensor, theta: Tensor, *, padding: str = "zeros") -> Tensor:
-    """Resample [N, channels, side, side] bilinearly; ``theta`` [2, 3] maps output to input places from -1 to 1."""
+    """Resample [N, channels, side, side] bilinearly; ``theta`` [2, 3] maps output to input positions from -1 to 1."""
     grid = functional.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode=padding, align_corners=False)
 
 
 def _inverse(angle: float, scale: float, shift: float) -> Tensor:
-    """From output to input: the image is turned by ``angle``, made ``scale`` times as large and shifted to the right."""
+    """Map from output to input: rotate by ``angle`` radians, scale by ``scale``, shift to the right by a share of the side."""
     cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
     return torch.tensor([[cosine, -sine, -2 * shift * cosine], [sine, cosine, -2 * shift * sine]])
 
@@ -104,9 +104,9 @@ def _inverse(angle: float, scale: float, shift: float) -> Tensor:
 def _run(network: AlexNet, images: Tensor) -> tuple[Tensor, Tensor]:
     features, logits = [], []
     with torch.inference_mode():
-        for start in range(0, len(images), CHUNK):
-            chunk = images[start : start + CHUNK]
-            maps = network.features[:CONV5](chunk)
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
+            maps = network.features[:CONV5](batch)
             features.append(maps)
             pooled = network.avgpool(network.features[CONV5:](maps))
             logits.append(network.classifier(torch.flatten(pooled, 1)))

@@ -1,4 +1,4 @@
-"""The network layer by layer: sizes from the formula and as measured, parameters, multiply-adds, dead units."""
+"""The layers of the network: output sizes, parameters, multiply-adds, dead units."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from alexnet_export.model import AlexNet, Normalization
+from alexnet_export.model import SIDE, AlexNet, Normalization, Normalize
 
-SIDE = 224
-CHUNK = 32
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: output size by the formula and as measured ([channels, height, width] or [units]), cost for an image."""
+    """A layer: output size by formula and as measured ([channels, height, width] or [units]), parameters and cost per image."""
 
     name: str
     kind: str
@@ -31,7 +30,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class DeadUnits:
-    """Outputs of one ReLU (channel and position) that were zero on every image, and channels that were so everywhere."""
+    """Outputs of a ReLU (channel and position) that are zero on every image, and channels that are zero at every position."""
 
     name: str
     units: int
@@ -41,12 +40,12 @@ class DeadUnits:
 
 
 def output_side(side: int, *, kernel: int, stride: int, padding: int) -> int:
-    """floor((in + 2 p - k) / s + 1), from Dumoulin and Visin, "A guide to convolution arithmetic", relationship 6."""
+    """floor((in + 2 p - k) / s) + 1; source: Dumoulin and Visin, "A guide to convolution arithmetic", relationship 6."""
     return (side + 2 * padding - kernel) // stride + 1
 
 
 def describe_layers(network: AlexNet) -> list[Layer]:
-    """Every layer that changes the size or has weights, in order."""
+    """All layers that change the size or have weights, in order."""
     measured = _measured_sizes(network)
     found, channels, side, names = [], 3, SIDE, _names()
     for module in (*network.features, network.avgpool, *network.classifier):
@@ -67,9 +66,9 @@ def describe_layers(network: AlexNet) -> list[Layer]:
             assert isinstance(window, int)
             assert isinstance(stride, int)
             side = output_side(side, kernel=window, stride=stride, padding=0)
-            size, adds, kind = (channels, side, side), 0, f"largest of {window} x {window}"
+            size, adds, kind = (channels, side, side), 0, f"maximum of {window} x {window}"
         elif isinstance(module, nn.Linear):
-            size, adds, kind = (module.out_features,), module.weight.numel(), "every unit with every one"
+            size, adds, kind = (module.out_features,), module.weight.numel(), "fully connected"
         else:
             continue
         parameters = sum(each.numel() for each in module.parameters())
@@ -84,10 +83,10 @@ def _names() -> Iterator[str]:
 def _measured_sizes(network: AlexNet) -> dict[nn.Module, tuple[int, ...]]:
     sizes: dict[nn.Module, tuple[int, ...]] = {}
 
-    def note(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def record(module: nn.Module, _inputs: Any, output: Tensor) -> None:
         sizes[module] = tuple(output.shape[1:])
 
-    hooks = [module.register_forward_hook(note) for module in (*network.features, *network.classifier)]
+    hooks = [module.register_forward_hook(record) for module in (*network.features, *network.classifier)]
     with torch.inference_mode():
         network(torch.zeros(1, 3, SIDE, SIDE))
     for hook in hooks:
@@ -96,31 +95,32 @@ def _measured_sizes(network: AlexNet) -> dict[nn.Module, tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the network says of images: logits float32 [N, classes], and which ReLU outputs were ever above zero."""
+class Activity:
+    """Logits float32 [N, classes], and the dead units of each ReLU."""
 
     logits: npt.NDArray[np.float32]
     dead: list[DeadUnits]
 
 
-def ask(network: AlexNet, normalization: Normalization, pixels: npt.NDArray[np.uint8]) -> Answers:
-    """Run the network over uint8 [N, 224, 224, 3], watching its ReLUs."""
+def run_network(network: AlexNet, normalization: Normalization, pixels: npt.NDArray[np.uint8]) -> Activity:
+    """Run the network on uint8 [N, 224, 224, 3] and observe its ReLUs."""
+    normalize = Normalize(normalization)
     relus = [module for module in (*network.features, *network.classifier) if isinstance(module, nn.ReLU)]
     names = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
     alive: dict[str, Tensor] = {}
 
-    def watch(name: str) -> Any:
-        def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def hook_of(name: str) -> Any:
+        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             active = (output > 0).any(dim=0)
             alive[name] = alive[name] | active if name in alive else active
 
-        return note
+        return record
 
-    hooks = [relu.register_forward_hook(watch(name)) for name, relu in zip(names, relus, strict=True)]
+    hooks = [relu.register_forward_hook(hook_of(name)) for name, relu in zip(names, relus, strict=True)]
     with torch.inference_mode():
         logits = [
-            network(normalized(torch.from_numpy(pixels[start : start + CHUNK]), normalization)).numpy()
-            for start in range(0, len(pixels), CHUNK)
+            network(normalize(torch.from_numpy(pixels[start : start + BATCH_SIZE]))).numpy()
+            for start in range(0, len(pixels), BATCH_SIZE)
         ]
     for hook in hooks:
         hook.remove()
@@ -134,10 +134,4 @@ def ask(network: AlexNet, normalization: Normalization, pixels: npt.NDArray[np.u
         )
         for name, found in alive.items()
     ]
-    return Answers(np.concatenate(logits), dead)
-
-
-def normalized(images: Tensor, normalization: Normalization) -> Tensor:
-    """uint8 or float pixels [N, 224, 224, 3] to what the network reads, float32 [N, 3, 224, 224]."""
-    mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
-    return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
+    return Activity(np.concatenate(logits), dead)

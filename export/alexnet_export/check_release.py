@@ -1,15 +1,19 @@
-"""Whether a configuration fits the release it serves: labels, files, tensors, opset. Pure."""
+"""Lint rules that compare a Triton configuration with its release and with a Triton version, and what rules read. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
 from tritonclient.grpc import model_config_pb2 as triton
 
-from alexnet_export.check_subject import DIMENSION, HIGHEST_IR, HIGHEST_OPSET, Problem, Subject
-
+Problem = tuple[str, str]
+"""The problem, and the exact fix."""
+HIGHEST_OPSET, HIGHEST_IR = 21, 10
+"""Supported by ONNX Runtime 1.19; later containers support at least these."""
 _DTYPES = {
     onnx.TensorProto.UINT8: "TYPE_UINT8",
     onnx.TensorProto.INT8: "TYPE_INT8",
@@ -21,53 +25,109 @@ _DTYPES = {
 }
 
 
+@dataclass(frozen=True)
+class Target:
+    """A Triton release that runs the configurations."""
+
+    name: str
+    onnxruntime: str
+    model_metrics: bool
+
+
+TARGETS = {
+    each.name: each
+    for each in (
+        Target("24.10", "1.19.2", model_metrics=False),
+        Target("25.06", "1.22.0", model_metrics=True),
+        Target("25.12", "1.23.2", model_metrics=True),
+        Target("26.06", "1.24.4", model_metrics=True),
+        Target("26.07", "1.27.0", model_metrics=True),
+    )
+}
+"""Source: docs/introduction/compatibility.md and build.py of triton-inference-server/server."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A configuration and its surroundings.
+
+    Attributes:
+        config: the parsed configuration.
+        path: of its file.
+        target: the Triton release.
+        model: ONNX graph of the newest release; None before there is one.
+        manifest: of the newest release.
+        versions: numbers of the published versions.
+        labels: number of names in labels.txt; None without the file.
+    """
+
+    config: triton.ModelConfig
+    path: Path
+    target: Target
+    model: onnx.ModelProto | None = None
+    manifest: Mapping[str, Any] | None = None
+    versions: Sequence[int] = ()
+    labels: int | None = None
+
+
+def model_directory(path: Path) -> Path:
+    """Directory of the model that a configuration file belongs to."""
+    return path.parent.parent if path.parent.name == "configs" else path.parent
+
+
 def check_labels(subject: Subject) -> Iterator[Problem]:
-    """A name for each class."""
+    """labels.txt contains a name for each class."""
     named = [each for each in subject.config.output if each.label_filename]
     if not named:
         yield "no output has a label_filename", 'label_filename: "labels.txt" at probabilities'
     for each in named:
         if subject.labels is None:
-            yield f"{each.label_filename} is missing", "publish again (make export), or write a name a line"
+            yield f"{each.label_filename} is missing", "publish again (make export), or write one name per line"
         elif list(each.dims) != [subject.labels]:
             yield (
                 f"output {each.name} has dims {list(each.dims)}, labels.txt has {subject.labels} names",
-                f"dims: [ {subject.labels} ], or mend labels.txt",
+                f"dims: [ {subject.labels} ], or fix labels.txt",
             )
 
 
 def check_release(subject: Subject) -> Iterator[Problem]:
-    """The newest release has the file, the batch and the precision that the configuration counts on."""
+    """The release contains the file, the batch size and the precision that the configuration requires."""
     config, manifest = subject.config, subject.manifest
     if manifest is None:
         return
+    for version in config.version_policy.specific.versions:
+        if version not in subject.versions:
+            yield (
+                f"version_policy names version {version}, which is not published",
+                "version_policy { latest { num_versions: 1 } }",
+            )
     files = manifest.get("files", {})
-    # An engine is built where there is a GPU; elsewhere configs/tensorrt.pbtxt waits for it.
+    # Without a GPU there is no engine, and configs/tensorrt.pbtxt is not used.
     if config.default_model_filename not in files and config.backend != "tensorrt":
         yield f"the newest release has no {config.default_model_filename}", f"name one of {', '.join(files)}"
     largest = manifest.get("max_batch_size")
     if isinstance(largest, int) and config.max_batch_size > largest:
-        yield f"max_batch_size {config.max_batch_size}, the model was made for {largest}", f"max_batch_size: {largest}"
+        yield f"max_batch_size {config.max_batch_size}, the model supports {largest}", f"max_batch_size: {largest}"
     on_cpu = any(group.kind == triton.ModelInstanceGroup.KIND_CPU for group in config.instance_group)
     if manifest.get("precision") == "fp16" and on_cpu:
         yield (
-            "half precision on a CPU, which has no fast arithmetic for it",
+            "the release is fp16, which is slow on CPUs",
             "serve --config-name gpu, or make export PRECISION=int8",
         )
 
 
 def check_graph(subject: Subject) -> Iterator[Problem]:
-    """The graph has the tensors of the configuration, and is none that is too new for the Triton."""
+    """The graph has the tensors of the configuration, and a format that the Triton release supports."""
     config, model = subject.config, subject.model
     if model is None:
         return
     opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
     runtime = f"ONNX Runtime {subject.target.onnxruntime} of Triton {subject.target.name}"
     if opset > HIGHEST_OPSET:
-        yield f"opset {opset}, {runtime} is known to read up to {HIGHEST_OPSET}", "export with opset 18: make export"
+        yield f"opset {opset}, {runtime} supports up to {HIGHEST_OPSET}", "export with opset 18: make export"
     if model.ir_version > HIGHEST_IR:
         yield (
-            f"IR version {model.ir_version}, {runtime} is known to read up to {HIGHEST_IR}",
+            f"IR version {model.ir_version}, {runtime} supports up to {HIGHEST_IR}",
             "export again: make export",
         )
     for kind, theirs, ours in (
@@ -97,4 +157,7 @@ def _check_tensors(kind: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]
         if list(found.dims) != dims:
             yield f"{kind} {name} has dims {list(found.dims)}, the graph has {dims} after the batch", f"dims: {dims}"
         if batch.dim_value:
-            yield f"{kind} {name} has a batch of {batch.dim_value} for ever", f"export with {DIMENSION}"
+            yield (
+                f"{kind} {name} has a fixed batch size of {batch.dim_value}",
+                "export with a dynamic batch axis: make export",
+            )

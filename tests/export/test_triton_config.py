@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from alexnet_export.config import (
+from alexnet_export.triton_config import (
     bounded_config,
     cpu_config,
     gpu_config,
@@ -16,7 +16,7 @@ from alexnet_export.config import (
     render_configs,
     tensorrt_config,
 )
-from alexnet_export.config_encoded import VERSION, decode_config, encoded_config, render_encoded_configs
+from alexnet_export.triton_config import VERSION, decode_config, encoded_config, render_encoded_configs
 from alexnet_export.digits import LABELS
 
 MODEL = Path("model_repository/alexnet")

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from alexnet_export.data import DataSet, open_dataset
-from alexnet_export.errors import UserError
-from alexnet_export.gateset import calibration_images, choice_images, gate_images
+from alexnet_client.errors import BadInput
+from alexnet_export.image_sets import calibration_images, selection_images, gate_images
 
 
 def same(images, split, indices):
@@ -19,7 +19,7 @@ def same(images, split, indices):
 def test_each_use_has_a_split_of_its_own(digits, first):
     few = DataSet("few", digits.labels, first(digits.train, 20), first(digits.validation, 21), first(digits.test, 510))
     assert same(calibration_images(few), digits.train, range(20))
-    assert same(choice_images(few, digits.labels), digits.validation, range(21))
+    assert same(selection_images(few, digits.labels), digits.validation, range(21))
     judged = gate_images(few, digits.labels)
     assert same(judged, digits.test, range(510))
     assert (judged.labels >= 0).all()
@@ -36,21 +36,21 @@ def test_a_small_test_split_is_filled_up_with_images_that_count_for_equality_onl
 def test_images_of_other_classes_have_no_labels(digits, first):
     few = DataSet("few", ("a", "b"), digits.train, first(digits.validation, 20), first(digits.test, 510))
     assert (gate_images(few, digits.labels).labels == -1).all()
-    assert (choice_images(few, digits.labels).labels == -1).all()
+    assert (selection_images(few, digits.labels).labels == -1).all()
 
 
 def test_too_few_readable_images_are_no_proof(digits, first):
     few = DataSet("few", digits.labels, *(first(digits.test, 170, 10) for _ in range(3)))
-    with pytest.raises(UserError, match="459 readable images to compare on, 500 are needed"):
+    with pytest.raises(BadInput, match="459 readable images to compare on, 500 are needed"):
         gate_images(few, digits.labels)
 
 
 def test_without_a_readable_training_image_nothing_is_calibrated(digits, first):
     none = DataSet("none", digits.labels, first(digits.train, 5, 1), first(digits.validation, 5, 1), digits.test)
-    with pytest.raises(UserError, match="none: no readable training images to calibrate on; add some, or publish with"):
+    with pytest.raises(BadInput, match="none: no readable training images to calibrate on; add some, or publish with"):
         calibration_images(none)
-    with pytest.raises(UserError, match="no readable validation images to choose"):
-        choice_images(none, digits.labels)
+    with pytest.raises(BadInput, match="no readable validation images to choose"):
+        selection_images(none, digits.labels)
 
 
 def test_a_folder_calibrates_on_training_images_as_they_are_served_and_never_chooses_by_what_judges(tmp_path):
@@ -64,7 +64,7 @@ def test_a_folder_calibrates_on_training_images_as_they_are_served_and_never_cho
     folder = open_dataset("folder", directory=tmp_path)
     assert folder.as_served is not None
     assert same(calibration_images(folder), folder.as_served, range(6))
-    assert same(choice_images(folder, folder.labels), folder.as_served, range(6)), "val judges here"
+    assert same(selection_images(folder, folder.labels), folder.as_served, range(6)), "val judges here"
     from alexnet_client.images import load_pixels
 
     assert np.array_equal(folder.as_served.sample(0, 5)[0], load_pixels(tmp_path / "train/cat/0.png"))
