@@ -15,6 +15,7 @@ from load_generator import bench_load_generator
 from monitoring_overhead import bench_monitoring
 from results import Result, as_json, table_of
 from rich.console import Console
+from server_capacity import bench_capacity
 from serving import bench_serving
 from variants import bench_variants, make_models
 
@@ -22,8 +23,13 @@ from alexnet_export import checkpoint as checkpoints
 from alexnet_export.data import open_dataset
 from alexnet_export.machine import describe_cpu
 
-WITH_SERVER = {"serving": bench_serving, "client": bench_client, "monitoring": bench_monitoring}
-PARTS = ("variants", *WITH_SERVER, "capacity", "load-generator")
+WITH_SERVER = {
+    "serving": bench_serving,
+    "client": bench_client,
+    "monitoring": bench_monitoring,
+    "capacity": bench_capacity,
+}
+PARTS = ("variants", *WITH_SERVER, "load-generator")
 
 
 def measure(checkpoint: Path, parts: Sequence[str], *, quick: bool) -> Iterator[Result]:
@@ -35,13 +41,9 @@ def measure(checkpoint: Path, parts: Sequence[str], *, quick: bool) -> Iterator[
     for part in parts:
         short = {}
         if quick:
-            short = {"rounds": 1} if part in ("variants", "capacity") else {"rounds": 1, "seconds": 0.3}
+            short = {"rounds": 1} if part == "variants" else {"rounds": 1, "seconds": 0.3}
         if part == "variants":
             yield from bench_variants(models, **short)
-        elif part == "capacity":
-            from server_capacity import bench_capacity
-
-            yield from bench_capacity(models, loaded.labels, **short)
         elif part == "load-generator":
             yield from bench_load_generator(**short)
         else:
