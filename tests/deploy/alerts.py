@@ -1,27 +1,32 @@
-"""Stories that each alert must tell: series that make it fire, and when. For promtool."""
+"""Scenarios in which each alert fires, for promtool: input series, and the time at which the alert starts to fire."""
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from alexnet_server.monitoring.slo import BURNS, SLOS, Burn, Slo, duration
+import yaml
+
+from alexnet_server.monitoring.slo import BURN_RATE_ALERTS, SLOS, BurnRateAlert, Slo, duration
 
 STEP_S = 15
-TRITON = 'instance="a:8002",job="triton",model="alexnet",version="1"'
-"""Labels of a model's counters."""
+CHANGED_S = 41 * STEP_S
+"""In most scenarios the values change after the 40th; this is the first evaluation that sees it."""
 
 
 @dataclass(frozen=True)
-class Story:
-    """What Prometheus sees, and what it makes of it.
+class Scenario:
+    """Input series and the expected alert.
 
     Attributes:
         alert: its name.
-        series: PromQL selector -> values, one each ``step_s``.
-        fires_s: the first evaluation at which it fires, seconds since the first value.
+        series: values by PromQL selector, in promtool's notation; one value every ``step_s``.
+        fires_s: first evaluation at which the alert fires, seconds since the first value.
         labels: of the alert, without its name and state.
-        step_s: between values, and between evaluations.
-        slack: evaluations that it may fire later, because it reads what another group has recorded.
+        step_s: seconds between values and between evaluations.
+        slack: number of later evaluations at which it may fire first, because it reads series of another rule group.
     """
 
     alert: str
@@ -31,259 +36,245 @@ class Story:
     step_s: float = STEP_S
     slack: int = 0
 
-    def promtool(self) -> dict[str, object]:
-        """As an entry of promtool's ``tests``: silent just before, firing just after."""
-        expr = f'ALERTS{{alertname="{self.alert}",alertstate="firing"}}'
-        labels = {"alertname": self.alert, "alertstate": "firing", **self.labels}
-        shown = "ALERTS{" + ",".join(f'{name}="{value}"' for name, value in sorted(labels.items())) + "}"
-        if "window" in self.labels:  # several alerts have one name
-            expr = expr.replace("}", f',window="{self.labels["window"]}"}}')
+    def test(self) -> dict[str, Any]:
+        """Entry of promtool's ``tests``: the alert is silent one step before it fires, and firing afterwards."""
+        fixed = {"alertname": self.alert, "alertstate": "firing"}
+        # Alerts with the same name differ in these labels.
+        chosen = {name: self.labels[name] for name in ("window", "severity") if name in self.labels}
+        expr, expected = _series("ALERTS", fixed | chosen), _series("ALERTS", fixed | self.labels)
+        before, after = self.fires_s - self.step_s, self.fires_s + self.slack * self.step_s
         return {
             "name": f"{self.alert} {self.labels}",
             "interval": duration(self.step_s),
             "input_series": [{"series": name, "values": values} for name, values in self.series.items()],
             "promql_expr_test": [
-                {"eval_time": duration(self.fires_s - self.step_s), "expr": expr, "exp_samples": []},
-                {
-                    "eval_time": duration(self.fires_s + self.slack * self.step_s),
-                    "expr": expr,
-                    "exp_samples": [{"labels": shown, "value": 1}],
-                },
+                {"eval_time": duration(before), "expr": expr, "exp_samples": []},
+                {"eval_time": duration(after), "expr": expr, "exp_samples": [{"labels": expected, "value": 1}]},
             ],
         }
 
 
+def promtool_problems(rules: dict[str, Any], test: dict[str, Any], directory: Path, step_s: float = STEP_S) -> str:
+    """Output of ``promtool test rules`` if the test fails, otherwise "".
+
+    Args:
+        rules: content of a rule file.
+        test: entry of promtool's ``tests``.
+        directory: for temporary files.
+        step_s: evaluation interval, seconds.
+    """
+    content = {"rule_files": ["rules.yml"], "evaluation_interval": duration(step_s), "tests": [test]}
+    (directory / "rules.yml").write_text(yaml.safe_dump(rules))
+    (directory / "test.yml").write_text(yaml.safe_dump(content))
+    command = ["promtool", "test", "rules", "test.yml"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
 def ticket(**labels: str) -> dict[str, str]:
-    """Labels of an alert that waits for the morning."""
     return {"severity": "ticket", **labels}
 
 
-AT_A = {"instance": "a:8002"}
-MODEL_AT_A = {"instance": "a:8002", "model": "alexnet"}
-BEGINS_S = 40 * STEP_S
-"""Values change after the 40th: what is wrong is first seen one step later, at 615 s."""
+def page(**labels: str) -> dict[str, str]:
+    return {"severity": "page", **labels}
 
 
-def counters(**values: str) -> dict[str, str]:
-    """Triton's counters of a model, by the end of their names."""
-    return {f"nv_inference_{name}{{{TRITON}}}": value for name, value in values.items()}
+def _series(name: str, labels: dict[str, str]) -> str:
+    shown = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+    return f"{name}{{{shown}}}"
 
 
-def failures(reason: str, values: str) -> dict[str, str]:
-    """Triton's counter of requests that failed for a reason."""
-    return {f'nv_inference_request_failure{{{TRITON},reason="{reason}"}}': values}
+SERVER = {"instance": "a:8002"}
+MODEL = {"instance": "a:8002", "model": "alexnet"}
+GPU = {"job": "triton", "gpu_uuid": "g", **SERVER}
+LAUNCHER = {"job": "alexnet-server", "instance": "a:8004"}
+CLIENT = {"job": "alexnet-client", "instance": "c:8003"}
+CLIENT_TLS = {**CLIENT, "certificate": "tls"}
+RULE_GROUP = {"job": "prometheus", "instance": "p:9090", "rule_group": "slo"}
 
+
+def up(job: str, instance: str, values: str) -> dict[str, str]:
+    return {_series("up", {"job": job, "instance": instance}): values}
+
+
+def server(metric: str, values: str, **labels: str) -> dict[str, str]:
+    return {_series(metric, {"job": "triton", **SERVER, **labels}): values}
+
+
+def model(metric: str, values: str, **labels: str) -> dict[str, str]:
+    return server(metric, values, model="alexnet", version="1", **labels)
+
+
+def client(metric: str, values: str, **labels: str) -> dict[str, str]:
+    return {_series(f"alexnet_client_{metric}", CLIENT | labels): values}
+
+
+def expiry(seconds: int) -> dict[str, str]:
+    return client("certificate_expiry_timestamp_seconds", f"{seconds}x400", certificate="tls")
+
+
+QUEUEING = {
+    **model("nv_inference_request_success", "0+15x100"),
+    **model("nv_inference_count", "0+15x100"),
+    **model("nv_inference_exec_count", "0+15x100"),
+    **model("nv_inference_queue_duration_us", "0+30000x40 1200000+3000000x60"),
+    **model("nv_inference_compute_input_duration_us", "0+1x100"),
+    **model("nv_inference_compute_infer_duration_us", "0+300000x100"),
+    **model("nv_inference_compute_output_duration_us", "0+1x100"),
+    **model("alexnet_backend_max_batch_size", "64x100"),
+}
+"""Batches of one image. Two of 20 steps with the long queue time exceed the threshold, 45 s after the change."""
+ON_GPU = {
+    **model("nv_inference_exec_count", "0+15x100"),
+    **server("nv_gpu_memory_total_bytes", "8e10x100", gpu_uuid="g"),
+}
 
 CAUSES = (
-    Story("NoServer", {'up{job="triton",instance="a:8002"}': "1x40 0x40"}, 615 + 60, {"severity": "page"}),
-    Story(
+    Scenario("AllServersDown", up("triton", "a:8002", "1x40 0x40"), CHANGED_S + 60, page()),
+    Scenario(
         "TargetDown",
-        {'up{job="triton",instance="a:8002"}': "1x40 0x40", 'up{job="triton",instance="b:8002"}': "1x80"},
-        615 + 300,
-        ticket(job="triton", **AT_A),
+        {**up("triton", "a:8002", "1x40 0x40"), **up("triton", "b:8002", "1x80")},
+        CHANGED_S + 300,
+        ticket(job="triton", **SERVER),
     ),
-    Story(
+    Scenario(
         "ClientMetricsMissing",
-        {**counters(request_success="0+150x120"), 'up{job="alexnet-client",instance="c:8003"}': "1x40 0x90"},
-        615 + 900,
+        {**model("nv_inference_request_success", "0+150x120"), **up("alexnet-client", "c:8003", "1x40 0x90")},
+        CHANGED_S + 900,
         ticket(),
     ),
-    Story(
-        "ServerNotReady",
-        {'alexnet_server_ready{job="alexnet-server",instance="a:8004"}': "1x40 0x40"},
-        615 + 120,
-        ticket(job="alexnet-server", instance="a:8004"),
+    Scenario(
+        "ServerNotReady", {_series("alexnet_server_ready", LAUNCHER): "1x40 0x40"}, CHANGED_S + 120, ticket(**LAUNCHER)
     ),
-    Story(
+    Scenario(
         "ServerRestarted",
-        {'alexnet_server_restarts_total{job="alexnet-server",instance="a:8004"}': "0x40 1x40"},
-        615,
-        ticket(job="alexnet-server", instance="a:8004"),
+        {_series("alexnet_server_restarts_total", LAUNCHER): "0x40 1x40"},
+        CHANGED_S,
+        ticket(**LAUNCHER),
     ),
-    Story(
+    Scenario(
         "BackendDead",
-        {**counters(request_success="0+15x40 600x40"), **failures("BACKEND", "0x40 15+15x40")},
-        # The last success is seen until it leaves the window of a minute.
-        600 + 45 + 60 + STEP_S,
-        ticket(**MODEL_AT_A),
+        {
+            **model("nv_inference_request_success", "0+15x40 600x40"),
+            **model("nv_inference_request_failure", "0x40 15+15x40", reason="BACKEND"),
+        },
+        CHANGED_S + 45 + 60,  # the last success leaves the window of one minute
+        ticket(**MODEL),
     ),
-    Story(
+    Scenario(
         "ModelStalled",
-        {**counters(exec_count="0+15x40 600x40"), f"nv_inference_pending_request_count{{{TRITON}}}": "0x40 9x40"},
-        615 + 60 + 60,
-        ticket(**MODEL_AT_A),
-    ),
-    Story(
-        "HighQueueTime",
-        counters(
-            request_success="0+15x100",
-            queue_duration_us="0+30000x40 1200000+3000000x60",
-            compute_input_duration_us="0+1x100",
-            compute_infer_duration_us="0+300000x100",
-            compute_output_duration_us="0+1x100",
-        ),
-        645 + 600,  # two of 20 steps with the long wait are enough
-        ticket(**MODEL_AT_A),
-        slack=1,
-    ),
-    Story(
-        "BatchingBroken",
         {
-            **counters(
-                request_success="0+15x100",
-                count="0+15x100",
-                exec_count="0+15x100",
-                queue_duration_us="0+30000x40 1200000+3000000x60",
-                compute_input_duration_us="0+1x100",
-                compute_infer_duration_us="0+300000x100",
-                compute_output_duration_us="0+1x100",
-            ),
-            'alexnet_backend_max_batch_size{instance="a:8002",job="triton",model="alexnet",version="1"}': "64x100",
+            **model("nv_inference_exec_count", "0+15x40 600x40"),
+            **model("nv_inference_pending_request_count", "0x40 9x40"),
         },
-        645 + 600,  # two of 20 steps with the long wait are enough
-        ticket(**MODEL_AT_A),
-        slack=1,
+        CHANGED_S + 60 + 60,
+        ticket(**MODEL),
     ),
-    Story(
+    Scenario("HighQueueTime", QUEUEING, CHANGED_S + 30 + 600, ticket(**MODEL), slack=1),
+    Scenario("BatchingIneffective", QUEUEING, CHANGED_S + 30 + 600, ticket(**MODEL), slack=1),
+    Scenario(
+        "CpuFallback",
+        {**ON_GPU, **server("nv_gpu_utilization", "0.5x40 0x60", gpu_uuid="g")},
+        CHANGED_S + 300 + 600,
+        ticket(**SERVER),
+    ),
+    Scenario(
         "CpuFallback",
         {
-            **counters(exec_count="0+15x100"),
-            'nv_gpu_memory_total_bytes{instance="a:8002",job="triton",gpu_uuid="g"}': "8e10x100",
-            'nv_gpu_utilization{instance="a:8002",job="triton",gpu_uuid="g"}': "0.5x40 0x60",
+            **ON_GPU,
+            **server("nv_gpu_utilization", "0.5x100", gpu_uuid="g"),
+            **model("alexnet_backend_info", "_x41 1x60", provider="CPUExecutionProvider"),
         },
-        600 + 300 + STEP_S + 600,
-        ticket(**AT_A),
+        CHANGED_S + 600,
+        ticket(**SERVER),
     ),
-    Story(
-        "CpuFallback",
-        {
-            **counters(exec_count="0+15x100"),
-            'nv_gpu_memory_total_bytes{instance="a:8002",job="triton",gpu_uuid="g"}': "8e10x100",
-            'nv_gpu_utilization{instance="a:8002",job="triton",gpu_uuid="g"}': "0.5x100",
-            f'alexnet_backend_info{{{TRITON},provider="CPUExecutionProvider"}}': "_x41 1x60",
-        },
-        615 + 600,
-        ticket(**AT_A),
-    ),
-    Story(
+    Scenario(
         "RequestsRejected",
         {
-            'alexnet_client_calls_total{job="alexnet-client",instance="c:8003",outcome="ok"}': "0+90x100",
-            'alexnet_client_calls_total{job="alexnet-client",instance="c:8003",outcome="overloaded"}': "0x40 10+10x60",
+            **client("calls_total", "0+90x100", outcome="ok"),
+            **client("calls_total", "0x40 10+10x60", outcome="overloaded"),
         },
-        630 + 300,  # 20 of 1,820 calls; the first 10 are less than 1 %
+        CHANGED_S + 15 + 300,  # 20 of 1,820 calls; the first 10 are less than 1 %
         ticket(job="alexnet-client"),
     ),
-    Story("RequestsExpiredInQueue", failures("REJECTED", "0x40 1+1x60"), 615 + 300, ticket(**MODEL_AT_A)),
-    Story("BackendErrors", failures("BACKEND", "0x40 1+1x60"), 615 + 300, ticket(**MODEL_AT_A)),
-    Story(
+    *(
+        Scenario(
+            alert,
+            model("nv_inference_request_failure", "0x40 1+1x60", reason=reason),
+            CHANGED_S + 300,
+            ticket(**MODEL),
+        )
+        for alert, reason in (("RequestsExpiredInQueue", "REJECTED"), ("BackendErrors", "BACKEND"))
+    ),
+    Scenario(
         "ReplicasEjected",
-        {
-            'alexnet_client_replicas{job="alexnet-client",instance="c:8003"}': "3x100",
-            'alexnet_client_replicas_healthy{job="alexnet-client",instance="c:8003"}': "3x40 2x60",
-        },
-        615 + 300,
-        ticket(job="alexnet-client", instance="c:8003"),
+        {**client("replicas", "3x100"), **client("replicas_healthy", "3x40 2x60")},
+        CHANGED_S + 300,
+        ticket(**CLIENT),
     ),
-    Story(
+    Scenario(
         "RetryBudgetExhausted",
-        {
-            'alexnet_client_retries_denied_total{job="alexnet-client",instance="c:8003",reason="overloaded"}': "0x40 1+1x80"
-        },
-        615 + 600,
+        client("retry_budget_exhausted_total", "0x40 1+1x80", reason="overloaded"),
+        CHANGED_S + 600,
         ticket(job="alexnet-client"),
     ),
-    Story(
+    Scenario(
         "MixedReleases",
         {
-            'alexnet_backend_info{job="triton",instance="a:8002",model="alexnet",version="1",release="r1"}': "1x400",
-            'alexnet_backend_info{job="triton",instance="b:8002",model="alexnet",version="2",release="r2"}': "_x41 1x360",
+            **server("alexnet_backend_info", "1x400", model="alexnet", version="1", release="r1"),
+            **server("alexnet_backend_info", "_x41 1x360", instance="b:8002", model="alexnet", version="2"),
         },
-        615 + 3600,
+        CHANGED_S + 3600,
         ticket(model="alexnet"),
     ),
-    Story(
-        "HostMemoryLow",
-        {
-            'nv_cpu_memory_used_bytes{instance="a:8002",job="triton"}': "50x40 91x80",
-            'nv_cpu_memory_total_bytes{instance="a:8002",job="triton"}': "100x120",
-        },
-        615 + 600,
-        ticket(job="triton", **AT_A),
+    *(
+        Scenario(
+            alert,
+            {
+                **server(f"{memory}_used_bytes", "50x40 96x80", **gpu),
+                **server(f"{memory}_total_bytes", "100x120", **gpu),
+            },
+            CHANGED_S + 600,
+            ticket(job="triton", **SERVER, **gpu),
+        )
+        for alert, memory, gpu in (
+            ("HostMemoryLow", "nv_cpu_memory", {}),
+            ("GpuMemoryLow", "nv_gpu_memory", {"gpu_uuid": "g"}),
+            ("PinnedMemoryLow", "nv_pinned_memory_pool", {}),
+        )
     ),
-    Story(
-        "GpuMemoryLow",
-        {
-            'nv_gpu_memory_used_bytes{instance="a:8002",job="triton",gpu_uuid="g"}': "50x40 96x80",
-            'nv_gpu_memory_total_bytes{instance="a:8002",job="triton",gpu_uuid="g"}': "100x120",
-        },
-        615 + 600,
-        ticket(job="triton", gpu_uuid="g", **AT_A),
-    ),
-    Story(
-        "PinnedMemoryLow",
-        {
-            'nv_pinned_memory_pool_used_bytes{instance="a:8002",job="triton"}': "50x40 96x80",
-            'nv_pinned_memory_pool_total_bytes{instance="a:8002",job="triton"}': "100x120",
-        },
-        615 + 600,
-        ticket(job="triton", **AT_A),
-    ),
-    Story(
-        "CertificateExpiresSoon",
-        {
-            'alexnet_client_certificate_expiry_timestamp_seconds{job="alexnet-client",instance="c:8003",certificate="own"}': (
-                f"{14 * 86_400 + 600}x400"
-            )
-        },
-        615 + 3600,
-        ticket(job="alexnet-client", instance="c:8003", certificate="own"),
-    ),
-    Story(
-        "CertificateExpires",
-        {
-            'alexnet_client_certificate_expiry_timestamp_seconds{job="alexnet-client",instance="c:8003",certificate="own"}': (
-                f"{2 * 86_400 + 600}x400"
-            )
-        },
-        615 + 600,
-        {"severity": "page", "job": "alexnet-client", "instance": "c:8003", "certificate": "own"},
-    ),
-    Story(
-        "RulesFail",
-        {
-            'prometheus_rule_evaluation_failures_total{job="prometheus",instance="p:9090",rule_group="slo"}': "0x40 1+1x60"
-        },
-        615 + 300,
-        ticket(job="prometheus", instance="p:9090", rule_group="slo"),
+    Scenario("CertificateExpiring", expiry(14 * 86_400 + 600), CHANGED_S + 3600, ticket(**CLIENT_TLS)),
+    Scenario("CertificateExpiring", expiry(2 * 86_400 + 600), CHANGED_S + 600, page(**CLIENT_TLS)),
+    Scenario(
+        "PrometheusRuleFailures",
+        {_series("prometheus_rule_evaluation_failures_total", RULE_GROUP): "0x40 1+1x60"},
+        CHANGED_S + 300,
+        ticket(**RULE_GROUP),
     ),
 )
 
 
-def burn_story(slo: Slo, burn: Burn) -> Story:
-    """All is well for a long window; then twice the share of calls is bad that the alert is about."""
-    step_s = max(60, burn.short_s / 6)
-    steps, calls = round(burn.long_s / step_s), 1_000_000
-    # Steps until the share of bad calls in the window is too high: half a window is not quite enough, one more is.
-    bad = round(burn.speed * slo.budget * calls * steps / (steps / 2 + 0.5))
-    labels = 'job="alexnet-client",instance="c:8003"'
-    later = 2 * steps + round(burn.for_s / step_s)
-    total = f"0+{calls}x{steps + later}"
+def _burn_rate_scenario(slo: Slo, alert: BurnRateAlert) -> Scenario:
+    """No bad calls for a long window, then twice the share of bad calls at which the alert fires."""
+    step_s = max(60, alert.short_s / 6)
+    steps, calls = round(alert.long_s / step_s), 1_000_000
+    # Half a window with bad calls stays just below the threshold; one step more exceeds it.
+    bad = round(alert.burn_rate * slo.budget * calls * steps / (steps / 2 + 0.5))
+    later = 2 * steps + round(alert.for_s / step_s)
     good = f"0+{calls}x{steps} {(steps + 1) * calls - bad}+{calls - bad}x{later}"
     if slo.name == "latency":
         series = {
-            f'alexnet_client_call_duration_seconds_count{{{labels},outcome="ok"}}': total,
-            f'alexnet_client_call_duration_seconds_bucket{{{labels},outcome="ok",le="0.1"}}': good,
+            **client("call_duration_seconds_count", f"0+{calls}x{steps + later}", outcome="ok"),
+            **client("call_duration_seconds_bucket", good, outcome="ok", le="0.1"),
         }
     else:
-        failed = f"0x{steps} {bad}+{bad}x{later}"
         series = {
-            f'alexnet_client_calls_total{{{labels},outcome="ok"}}': good,
-            f'alexnet_client_calls_total{{{labels},outcome="overloaded"}}': failed,
+            **client("calls_total", good, outcome="ok"),
+            **client("calls_total", f"0x{steps} {bad}+{bad}x{later}", outcome="overloaded"),
         }
-    crosses_s = burn.long_s + (steps / 2 + 1) * step_s
-    fired = {"severity": burn.severity, "window": duration(burn.long_s), "slo": slo.name, "job": "alexnet-client"}
-    return Story(slo.alert, series, crosses_s + burn.for_s, fired, step_s)
+    exceeds_s = alert.long_s + (steps / 2 + 1) * step_s
+    labels = {"severity": alert.severity, "window": duration(alert.long_s), "slo": slo.name, "job": "alexnet-client"}
+    return Scenario(slo.alert, series, exceeds_s + alert.for_s, labels, step_s)
 
 
-BURN_STORIES = tuple(burn_story(slo, burn) for slo in SLOS for burn in BURNS)
+BURN_RATES = tuple(_burn_rate_scenario(slo, alert) for slo in SLOS for alert in BURN_RATE_ALERTS)

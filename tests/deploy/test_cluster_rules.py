@@ -1,161 +1,146 @@
-"""Rules and autoscalers' queries in a cluster: what they say of series as Kubernetes labels them. By the real promtool."""
+"""Rules and queries of autoscalers in Kubernetes, evaluated by promtool for series with the labels of a cluster."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from alerts import Story, ticket
+from alerts import Scenario, promtool_problems, ticket
 
 from alexnet_server.monitoring.kubernetes import REPLACED, prometheus_rule
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-RULE = yaml.safe_load((DEPLOY / "kubernetes/monitoring/rules.yaml").read_text())
+KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
+RULES = yaml.safe_load((KUBERNETES / "monitoring/rules.yaml").read_text())["spec"]
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus): no rule is tested"
 )
-OURS = 'namespace="alexnet-serving"'
-KSM = f'job="kube-state-metrics",{OURS},pod="alexnet-1"'
-FILE = "/etc/prometheus/rules/rules-0/alexnet-serving-alexnet-0a1b.yaml;causes"
-STORIES = (
-    Story(
+NAMESPACE = 'namespace="alexnet-serving"'
+POD = f'job="kube-state-metrics",{NAMESPACE},pod="alexnet-1"'
+POD_LABELS = {"job": "kube-state-metrics", "namespace": "alexnet-serving", "pod": "alexnet-1"}
+RULE_GROUP = "/etc/prometheus/rules/rules-0/alexnet-serving-alexnet-0a1b.yaml;causes"
+SCENARIOS = (
+    Scenario(
         "TargetDown",
         {
-            f'up{{job="triton",{OURS},instance="alexnet-1"}}': "0x30",
+            f'up{{job="triton",{NAMESPACE},instance="alexnet-1"}}': "0x30",
             'up{job="web",namespace="shop",instance="a"}': "0x30",
         },
         5 * 60,
         ticket(job="triton", namespace="alexnet-serving", instance="alexnet-1"),
     ),
-    Story(
+    Scenario(
         "ServerNotReady",
-        {f'kube_pod_status_ready{{{KSM},condition="true"}}': "0x70"},
+        {f'kube_pod_status_ready{{{POD},condition="true"}}': "0x70"},
         15 * 60,
-        ticket(job="kube-state-metrics", namespace="alexnet-serving", pod="alexnet-1", condition="true"),
+        ticket(**POD_LABELS, condition="true"),
     ),
-    Story(
+    Scenario(
         "ServerRestarted",
-        {f'kube_pod_container_status_restarts_total{{{KSM},container="triton"}}': "0x5 1x10"},
+        {f'kube_pod_container_status_restarts_total{{{POD},container="triton"}}': "0x5 1x10"},
         6 * 15,
-        ticket(job="kube-state-metrics", namespace="alexnet-serving", pod="alexnet-1", container="triton"),
+        ticket(**POD_LABELS, container="triton"),
     ),
-    Story(
-        "RulesFail",
+    Scenario(
+        "PrometheusRuleFailures",
         {
-            f'prometheus_rule_evaluation_failures_total{{rule_group="{FILE}"}}': "0 0+1x40",
+            f'prometheus_rule_evaluation_failures_total{{rule_group="{RULE_GROUP}"}}': "0 0+1x40",
             'prometheus_rule_evaluation_failures_total{rule_group="/etc/shop.yaml;a"}': "0 0+1x40",
         },
         5 * 60 + 30,
-        ticket(rule_group=FILE),
+        ticket(rule_group=RULE_GROUP),
     ),
 )
 
 
-def promtool(content: dict, tmp_path: Path) -> str:
-    """What promtool says is not so; nothing if all is."""
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULE["spec"]))
-    path = tmp_path / "test.yml"
-    path.write_text(
-        yaml.safe_dump({"rule_files": [str(tmp_path / "rules.yml")], "evaluation_interval": "15s", **content})
-    )
-    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else done.stdout + done.stderr
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.alert)
+def test_an_alert_with_a_cluster_expression_fires_exactly_at_its_threshold(scenario, tmp_path):
+    assert promtool_problems(RULES, scenario.test(), tmp_path) == ""
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.alert)
-def test_an_alert_that_a_cluster_tells_otherwise_is_silent_just_before_and_fires_just_after(story, tmp_path):
-    assert promtool({"tests": [story.promtool()]}, tmp_path) == ""
+def test_every_alert_with_a_cluster_expression_has_a_scenario():
+    assert {scenario.alert for scenario in SCENARIOS} == set(REPLACED)
 
 
-def test_every_alert_that_is_told_otherwise_has_a_story_and_keeps_its_section_of_the_runbook():
-    assert {story.alert for story in STORIES} == set(REPLACED)
-    alerts = {rule["alert"]: rule for group in RULE["spec"]["groups"] for rule in group["rules"] if "alert" in rule}
-    for name in REPLACED:
-        assert alerts[name]["annotations"]["runbook_url"] == f"deploy/RUNBOOK.md#{name.lower()}"
-
-
-def test_somebody_elses_triton_in_the_same_cluster_is_not_counted(tmp_path):
-    series = [
-        {
-            "series": f'nv_inference_count{{model="alexnet",{namespace},instance="{instance}"}}',
-            "values": f"0+{rate * 15}x40",
-        }
-        for namespace, instance, rate in ((OURS, "a", 2), (OURS, "b", 3), ('namespace="shop"', "c", 100))
-    ]
-    tested = {
-        "expr": "model:triton_images:rate5m",
-        "eval_time": "10m",
-        "exp_samples": [{"labels": 'model:triton_images:rate5m{model="alexnet"}', "value": 5}],
+def evaluation(query: str, series: dict[str, str], expected: dict[str, float]) -> dict[str, Any]:
+    """Entry of promtool's ``tests``: the value of a query after ten minutes."""
+    samples = [{"labels": labels, "value": value} for labels, value in expected.items()]
+    return {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [{"expr": query, "eval_time": "10m", "exp_samples": samples}],
     }
-    content = {"interval": "15s", "input_series": series, "promql_expr_test": [tested]}
-    assert promtool({"tests": [content]}, tmp_path) == ""
-    tested["exp_samples"][0]["value"] = 105  # with the other's
-    assert re.search(r"got: .* 5E\+00", promtool({"tests": [content]}, tmp_path))
+
+
+@pytest.mark.parametrize(("images", "problem"), [(5, ""), (105, r"got: .* 5E\+00")])
+def test_triton_servers_of_other_namespaces_are_not_counted(images, problem, tmp_path):
+    series = {
+        f'nv_inference_count{{model="alexnet",{namespace},instance="{instance}"}}': f"0+{rate * 15}x40"
+        for namespace, instance, rate in ((NAMESPACE, "a", 2), (NAMESPACE, "b", 3), ('namespace="shop"', "c", 100))
+    }
+    test = evaluation("model:triton_images:rate5m", series, {'model:triton_images:rate5m{model="alexnet"}': images})
+    found = promtool_problems(RULES, test, tmp_path)
+    assert re.search(problem, found) if problem else found == ""
 
 
 @pytest.mark.parametrize("expr", ["alexnet_server_ready == 0", "nv_cpu_utilization > 0 and alexnet_server_ready"])
-def test_a_rule_that_needs_the_launcher_is_not_made_for_a_cluster_without_a_word(expr):
-    with pytest.raises(ValueError, match=r"Unheard: looks at the launcher.*REPLACED"):
-        prometheus_rule([{"name": "a", "rules": [{"alert": "Unheard", "expr": expr}]}])
+def test_a_rule_on_launcher_metrics_without_a_cluster_expression_is_rejected(expr):
+    with pytest.raises(ValueError, match=r"NewAlert: uses a launcher metric.*REPLACED"):
+        prometheus_rule([{"name": "a", "rules": [{"alert": "NewAlert", "expr": expr}]}])
 
 
-def keda(place: int) -> str:
-    content = yaml.safe_load((DEPLOY / "kubernetes/autoscaling/keda/scaled-object.yaml").read_text())
-    return content["spec"]["triggers"][place]["metadata"]["query"]
+def keda(index: int) -> str:
+    content = yaml.safe_load((KUBERNETES / "autoscaling/keda/scaled-object.yaml").read_text())
+    return content["spec"]["triggers"][index]["metadata"]["query"]
 
 
-def kserve(place: int) -> str:
-    content = yaml.safe_load((DEPLOY / "kubernetes/overlays/kserve/inference-service.yaml").read_text())
-    return content["spec"]["predictor"]["autoScaling"]["metrics"][place]["external"]["metric"]["query"]
+def kserve(index: int) -> str:
+    content = yaml.safe_load((KUBERNETES / "overlays/kserve/inference-service.yaml").read_text())
+    return content["spec"]["predictor"]["autoScaling"]["metrics"][index]["external"]["metric"]["query"]
 
 
-def adapter(kind: str) -> str:
-    content = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter/values.yaml").read_text())
+def adapter(kind: str, field: str = "metricsQuery") -> str:
+    content = yaml.safe_load((KUBERNETES / "prometheus-adapter/values.yaml").read_text())
     (rule,) = content["rules"][kind]
-    return rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", OURS)
+    return rule[field].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", NAMESPACE)
 
 
 def pod(name: str, queue_us: int, compute_us: int) -> dict[str, str]:
-    """Counters of a pod, by what they grow in 15 seconds."""
-    labels = f'model="alexnet",{OURS},pod="{name}",instance="{name}"'
-    grows = {"queue": queue_us, "compute_input": compute_us // 4, "compute_infer": compute_us // 2}
-    grows["compute_output"] = compute_us - sum((compute_us // 4, compute_us // 2))
-    counters = {f"nv_inference_{key}_duration_us{{{labels}}}": f"0+{value}x40" for key, value in grows.items()}
-    return {**counters, f'up{{job="triton",{OURS},instance="{name}"}}': "1x40"}
+    """Duration counters of a pod with their increase per 15 seconds."""
+    labels = f'model="alexnet",{NAMESPACE},pod="{name}",instance="{name}"'
+    increase = {"queue": queue_us, "compute_input": compute_us // 4, "compute_infer": compute_us // 2}
+    increase["compute_output"] = compute_us - compute_us // 4 - compute_us // 2
+    counters = {f"nv_inference_{phase}_duration_us{{{labels}}}": f"0+{value}x40" for phase, value in increase.items()}
+    return {**counters, f'up{{job="triton",{NAMESPACE},instance="{name}"}}': "1x40"}
 
 
-def calls(ok: int, refused: int) -> dict[str, str]:
-    name = 'alexnet_client_calls_total{job="alexnet-client",namespace="shop",outcome='
-    return {f'{name}"ok"}}': f"0+{ok}x40", f'{name}"queue_full"}}': f"0+{refused}x40"}
+def calls(ok: int, rejected: int) -> dict[str, str]:
+    counter = 'alexnet_client_calls_total{job="alexnet-client",namespace="shop",outcome='
+    return {f'{counter}"ok"}}': f"0+{ok}x40", f'{counter}"queue_full"}}': f"0+{rejected}x40"}
 
 
 BUSY_AND_IDLE = {**pod("a", 3000, 1000), **pod("b", 0, 0)}
 
 
 @pytest.mark.parametrize(
-    ("query", "series", "answer"),
+    ("query", "series", "expected"),
     [
-        pytest.param(keda(0), BUSY_AND_IDLE, {"{}": 3}, id="keda sums ratios; an idle pod has 0"),
-        pytest.param(keda(1), calls(98, 2), {"{}": 0.02}, id="keda, overload"),
-        pytest.param(keda(1), {}, {"{}": 0}, id="keda without clients"),
-        pytest.param(keda(1), calls(0, 0), {"{}": 0}, id="keda with idle clients"),
-        pytest.param(kserve(0), BUSY_AND_IDLE, {"{}": 3}, id="kserve sums ratios"),
-        pytest.param(kserve(1), {**BUSY_AND_IDLE, **calls(98, 2)}, {"{}": 0.04}, id="kserve, overload times replicas"),
-        pytest.param(kserve(1), BUSY_AND_IDLE, {"{}": 0}, id="kserve without clients"),
-        pytest.param(adapter("custom"), BUSY_AND_IDLE, {'{pod="a"}': 3, '{pod="b"}': 0}, id="adapter, of each pod"),
-        pytest.param(adapter("external"), calls(98, 2), {"{}": 0.02}, id="adapter, overload"),
-        pytest.param(adapter("external"), calls(0, 0), {"{}": 0}, id="adapter with idle clients"),
+        pytest.param(keda(0), BUSY_AND_IDLE, {"{}": 3}, id="keda: sum over pods, 0 for an idle pod"),
+        pytest.param(keda(1), calls(98, 2), {"{}": 0.02}, id="keda: share of rejected calls"),
+        pytest.param(keda(1), {}, {"{}": 0}, id="keda: no clients"),
+        pytest.param(keda(1), calls(0, 0), {"{}": 0}, id="keda: idle clients"),
+        pytest.param(kserve(0), BUSY_AND_IDLE, {"{}": 3}, id="kserve: sum over pods"),
+        pytest.param(
+            kserve(1), {**BUSY_AND_IDLE, **calls(98, 2)}, {"{}": 0.04}, id="kserve: rejected calls times pods"
+        ),
+        pytest.param(kserve(1), BUSY_AND_IDLE, {"{}": 0}, id="kserve: no clients"),
+        pytest.param(adapter("custom"), BUSY_AND_IDLE, {'{pod="a"}': 3, '{pod="b"}': 0}, id="adapter: by pod"),
+        pytest.param(adapter("external"), calls(98, 2), {"{}": 0.02}, id="adapter: share of rejected calls"),
+        pytest.param(adapter("external"), calls(0, 0), {"{}": 0}, id="adapter: idle clients"),
     ],
 )
-def test_an_autoscalers_query_answers(query, series, answer, tmp_path):
-    expected = [{"labels": labels, "value": value} for labels, value in answer.items()]
-    content = {
-        "interval": "15s",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [{"expr": query, "eval_time": "10m", "exp_samples": expected}],
-    }
-    assert promtool({"tests": [content]}, tmp_path) == ""
+def test_an_autoscaler_query_returns_a_value(query, series, expected, tmp_path):
+    assert promtool_problems({"groups": []}, evaluation(query, series, expected), tmp_path) == ""

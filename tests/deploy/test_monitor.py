@@ -1,4 +1,4 @@
-"""``alexnet-server monitor``: what it says when it cannot watch."""
+"""``alexnet-server monitor``: errors when Prometheus cannot start."""
 
 from __future__ import annotations
 
@@ -8,55 +8,55 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_client.errors import BadInput
 from alexnet_server.errors import LaunchError
 from alexnet_server.monitoring.prometheus import MonitorOptions, monitoring
 
-COMMITTED = Path(__file__).parents[2] / "deploy/prometheus"
+CONFIGURATION = Path(__file__).parents[2] / "deploy/prometheus"
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is not installed (apt-get install prometheus)"
 )
 
 
-def start(options):
-    with monitoring(options):
-        pytest.fail("it started")
+def start(*options):
+    with monitoring(MonitorOptions(*options)):
+        pytest.fail("Prometheus started")
 
 
-def test_without_prometheus_it_says_how_to_get_it(tmp_path, monkeypatch):
+def test_a_missing_prometheus_is_reported_with_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LaunchError, match=r"no such program.*apt-get install --no-install-recommends prometheus"):
-        start(MonitorOptions(COMMITTED, tmp_path))
+    with pytest.raises(BadInput, match=r"command not found.*apt-get install --no-install-recommends prometheus"):
+        start(CONFIGURATION, tmp_path)
 
 
 @needs_prometheus
-def test_a_directory_without_a_configuration_is_named(tmp_path):
-    with pytest.raises(LaunchError, match=r"prometheus\.yml: no such file; name its directory with --configuration"):
-        start(MonitorOptions(tmp_path, tmp_path / "data"))
+def test_a_directory_without_a_configuration_is_rejected(tmp_path):
+    with pytest.raises(BadInput, match=r"prometheus\.yml: no such file; choose its directory with --configuration"):
+        start(tmp_path, tmp_path / "data")
 
 
 @needs_prometheus
-def test_a_taken_port_is_told_with_the_packages_own_service_in_mind(tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        says = rf"port {port} \(Prometheus\): in use by .*systemctl disable --now prometheus.*--port"
-        with pytest.raises(LaunchError, match=says):
-            start(MonitorOptions(COMMITTED, tmp_path, port))
+def test_a_port_in_use_is_reported_with_the_commands_that_free_it(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        expected = rf"port {port} \(Prometheus\).*systemctl disable --now prometheus.*--port"
+        with pytest.raises(BadInput, match=expected):
+            start(CONFIGURATION, tmp_path, port)
 
 
 @needs_prometheus
-def test_a_place_that_cannot_be_written_is_named(tmp_path, free_port):
+def test_a_data_directory_that_cannot_be_written_is_rejected(tmp_path, free_port):
     (tmp_path / "data").write_text("a file")
-    with pytest.raises(LaunchError, match=r"data: cannot be written .*--data"):
-        start(MonitorOptions(COMMITTED, tmp_path / "data", free_port(), free_port()))
+    with pytest.raises(BadInput, match=r"data: cannot be written .*--data"):
+        start(CONFIGURATION, tmp_path / "data", free_port(), free_port())
 
 
 @needs_prometheus
-def test_what_prometheus_refuses_is_told_in_its_own_words(tmp_path, free_port):
-    shutil.copytree(COMMITTED, tmp_path / "configuration")
-    (tmp_path / "configuration/rules/broken.yml").write_text(
-        "groups: [{name: broken, rules: [{record: a, expr: '('}]}]\n"
-    )
-    with pytest.raises(LaunchError, match=r"(?s)no answer\n.*broken\.yml.*\n  the whole log: .*prometheus\.log"):
-        start(MonitorOptions(tmp_path / "configuration", tmp_path / "data", free_port(), free_port()))
+def test_an_error_of_prometheus_contains_its_log(tmp_path, free_port):
+    shutil.copytree(CONFIGURATION, tmp_path / "configuration")
+    rules = "groups: [{name: invalid, rules: [{record: a, expr: '('}]}]\n"
+    (tmp_path / "configuration/rules/invalid.yml").write_text(rules)
+    with pytest.raises(LaunchError, match=r"(?s)not ready\n.*invalid\.yml.*\n  complete log: .*prometheus\.log"):
+        start(tmp_path / "configuration", tmp_path / "data", free_port(), free_port())

@@ -1,1 +1,1 @@
-"""Prometheus for the service: objectives and their rules, the panels people look at, and a Prometheus to try them with."""
+"""Prometheus rules, dashboards and a local Prometheus for the service."""

@@ -1,4 +1,4 @@
-"""Grafana's dashboard as code: ``panels.ROWS`` in the JSON model that Grafana 9 and later import. Pure."""
+"""The Grafana dashboard: ``panels.ROWS`` in the JSON model that Grafana 9 and later import. Performs no I/O."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from alexnet_server.monitoring.panels import RELEASES, ROWS, Panel
 
 UID = "alexnet-serving"
-SOURCE = {"type": "prometheus", "uid": "${source}"}
-COLUMNS, HEIGHT = 24, 8
+DATA_SOURCE = {"type": "prometheus", "uid": "${source}"}
+COLUMNS, HEIGHT, PANELS_PER_LINE = 24, 8, 4
 
 
 def dashboard() -> dict[str, Any]:
@@ -21,7 +21,7 @@ def dashboard() -> dict[str, Any]:
         "editable": False,
         "refresh": "15s",
         "time": {"from": "now-1h", "to": "now"},
-        "graphTooltip": 1,  # one crosshair for all
+        "graphTooltip": 1,  # all panels share one crosshair
         "templating": {
             "list": [{"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"}]
         },
@@ -29,7 +29,7 @@ def dashboard() -> dict[str, Any]:
             "list": [
                 {
                     "name": "Releases",
-                    "datasource": SOURCE,
+                    "datasource": DATA_SOURCE,
                     "enable": True,
                     "iconColor": "purple",
                     "expr": RELEASES.expr,
@@ -38,17 +38,17 @@ def dashboard() -> dict[str, Any]:
                 }
             ]
         },
-        "panels": _panels(),
+        "panels": _rows(),
     }
 
 
-def _panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _rows() -> list[dict[str, Any]]:
+    placed: list[dict[str, Any]] = []
     y = 0
     for title, panels in ROWS.items():
-        found.append(
+        placed.append(
             {
-                "id": len(found) + 1,
+                "id": len(placed) + 1,
                 "type": "row",
                 "title": title,
                 "collapsed": False,
@@ -57,14 +57,14 @@ def _panels() -> list[dict[str, Any]]:
             }
         )
         y += 1
-        for start in range(0, len(panels), 4):  # no more than four side by side
-            line = panels[start : start + 4]
-            for place, panel in enumerate(line):
-                width = COLUMNS // len(line)
-                grid = {"x": place * width, "y": y, "w": width, "h": HEIGHT}
-                found.append({"id": len(found) + 1, "gridPos": grid, **_panel(panel)})
+        for start in range(0, len(panels), PANELS_PER_LINE):
+            line = panels[start : start + PANELS_PER_LINE]
+            width = COLUMNS // len(line)
+            for column, panel in enumerate(line):
+                position = {"x": column * width, "y": y, "w": width, "h": HEIGHT}
+                placed.append({"id": len(placed) + 1, "gridPos": position, **_panel(panel)})
             y += HEIGHT
-    return found
+    return placed
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
@@ -87,12 +87,17 @@ def _panel(panel: Panel) -> dict[str, Any]:
     return {
         "type": panel.kind,
         "title": panel.title + (" (GPU hosts)" if panel.gpu else ""),
-        "description": panel.text,
-        "datasource": SOURCE,
+        "description": panel.description,
+        "datasource": DATA_SOURCE,
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": options,
         "targets": [
-            {"refId": chr(ord("A") + place), "datasource": SOURCE, "expr": each.expr, "legendFormat": each.legend}
-            for place, each in enumerate(panel.queries)
+            {
+                "refId": chr(ord("A") + index),
+                "datasource": DATA_SOURCE,
+                "expr": query.expr,
+                "legendFormat": query.legend,
+            }
+            for index, query in enumerate(panel.queries)
         ],
     }

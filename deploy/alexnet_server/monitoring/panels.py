@@ -1,18 +1,17 @@
-"""What people look at: rows of panels, each with its queries. Grafana's dashboard and the status page are made of them."""
+"""Panels of the Grafana dashboard and the status page, with their queries. Performs no I/O."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alexnet_server.monitoring.slo import BURNS, SLOS, ratio_of
+from alexnet_server.monitoring.slo import BUDGET_REMAINING, BURN_RATE_ALERTS, LATENCY, SLOS, error_ratio_series
 
-FAST_S = BURNS[0].long_s
-SECONDS = "alexnet_client_call_duration_seconds_bucket"
+FASTEST = BURN_RATE_ALERTS[0]
 
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression, and how its series are named: ``{{label}}`` stands for a label's value."""
+    """A PromQL expression and the legend of its series: ``{{label}}`` is replaced by the value of a label."""
 
     expr: str
     legend: str
@@ -20,23 +19,23 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """A graph, or a figure.
+    """A graph, or a single value.
 
     Attributes:
-        title: of the panel.
-        queries: what it shows.
-        unit: Grafana's name of it.
-        text: what it means, for people.
+        title: unique among all panels.
+        queries: the series.
+        unit: Grafana's identifier of the unit.
+        description: meaning of the series, for people.
         kind: timeseries or stat.
-        stacked: whether series add up to something.
-        gpu: whether it has data on hosts with a GPU only.
-        main: whether the status page shows it.
+        stacked: whether the series are drawn on top of each other.
+        gpu: whether only hosts with a GPU have data.
+        main: whether the status page contains the panel.
     """
 
     title: str
     queries: tuple[Query, ...]
     unit: str = "short"
-    text: str = ""
+    description: str = ""
     kind: str = "timeseries"
     stacked: bool = False
     gpu: bool = False
@@ -50,7 +49,7 @@ def _quantiles(bucket: str, *quantiles: float) -> tuple[Query, ...]:
 
 
 def _phase(name: str) -> str:
-    """Mean seconds a request of each model spends in a phase, in all servers."""
+    """Mean seconds per request in a phase, by model."""
     return (
         f"sum by (model) (rate(nv_inference_{name}_duration_us[5m])) / 1e6 "
         "/ (sum by (model) (rate(nv_inference_request_success[5m])) > 0)"
@@ -58,68 +57,76 @@ def _phase(name: str) -> str:
 
 
 ROWS: dict[str, tuple[Panel, ...]] = {
-    "Objectives": (
+    "Service level objectives": (
         *(
             Panel(
-                f"Budget left: {slo.name}",
-                (Query(f'job:slo_budget_left:ratio30d{{slo="{slo.name}"}}', "{{job}}"),),
+                f"Error budget remaining: {slo.name}",
+                (Query(f'{BUDGET_REMAINING}{{slo="{slo.name}"}}', "{{job}}"),),
                 "percentunit",
-                f"Of the {slo.budget:.1%} of calls whose {slo.name} may be bad in 30 days; below zero the objective is missed.",
+                f"The error budget is {slo.budget:.1%} of the calls in 30 days. Below 0 %, the SLO is violated.",
                 kind="stat",
                 main=True,
             )
             for slo in SLOS
         ),
         Panel(
-            "Speed at which the budget burns",
+            "Error budget burn rate",
             tuple(
-                Query(f'{ratio_of(FAST_S)}{{slo="{slo.name}"}} / {slo.budget:g}', f"{slo.name}, {{{{job}}}}")
+                Query(
+                    f'{error_ratio_series(FASTEST.long_s)}{{slo="{slo.name}"}} / {slo.budget:g}',
+                    f"{slo.name}, {{{{job}}}}",
+                )
                 for slo in SLOS
             ),
-            text=f"1 uses it up in exactly 30 days; a page comes at {BURNS[0].speed:g}.",
+            description=(
+                "A burn rate of 1 uses up the error budget in exactly 30 days. "
+                f"Above {FASTEST.burn_rate:g}, an alert pages."
+            ),
             main=True,
         ),
     ),
     "Traffic": (
         Panel(
-            "Calls a second",
+            "Calls per second",
             (Query("job_outcome:alexnet_client_calls:rate5m > 0", "{{outcome}}"),),
             "reqps",
-            "By outcome, as clients saw them.",
+            "Calls by outcome, as measured by the clients.",
             stacked=True,
             main=True,
         ),
         Panel(
-            "Images a second",
+            "Images per second",
             (Query("model:triton_images:rate5m", "{{model}}"),),
-            text="As Triton counts them; an ensemble and its steps count each for itself.",
+            description="Images as counted by Triton. An ensemble and each of its steps count separately.",
             main=True,
         ),
     ),
     "Latency": (
         Panel(
-            "Calls: percentiles",
-            _quantiles(f'{SECONDS}{{outcome="ok"}}', 0.5, 0.95, 0.99),
+            "Call latency",
+            _quantiles(f'{LATENCY}_bucket{{outcome="ok"}}', 0.5, 0.95, 0.99),
             "s",
-            "From a call to its answer, queue and retries included, over all clients.",
+            "Latency of successful calls of all clients, with client queue and retries.",
             main=True,
         ),
         Panel(
-            "Where the time goes",
+            "Mean request latency by phase",
             (
-                Query("clamp_min(model:triton_frontend_overhead_seconds:mean5m, 0)", "{{model}}: wire and front end"),
+                Query(
+                    "clamp_min(model:triton_frontend_overhead_seconds:mean5m, 0)", "{{model}}: network and front end"
+                ),
                 Query(_phase("queue"), "{{model}}: queue"),
                 Query(_phase("compute_input"), "{{model}}: input"),
                 Query(_phase("compute_infer"), "{{model}}: inference"),
                 Query(_phase("compute_output"), "{{model}}: output"),
             ),
             "s",
-            "Means of a request, server side, and on top what the wire and Triton's front end take.",
+            "Phases of a request in Triton, and the overhead of the network and Triton's front end.",
             stacked=True,
             main=True,
         ),
         Panel(
-            "Client: phases",
+            "Mean client latency by phase",
             (
                 Query(
                     "sum by (phase) (rate(alexnet_client_phase_duration_seconds_sum[5m])) "
@@ -128,18 +135,18 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ),
             ),
             "s",
-            "Means; served is the wire and the server together.",
+            "The phase served is the time on the network and in the server.",
         ),
         Panel(
-            "Runs: percentiles",
+            "Model execution time",
             _quantiles("alexnet_backend_execution_duration_seconds_bucket", 0.5, 0.99),
             "s",
-            "One execution of the network, without Triton around it.",
+            "One execution of the network in the backend, without Triton's overhead.",
         ),
     ),
     "Batching": (
         Panel(
-            "Images in a batch",
+            "Batch size",
             (
                 Query("instance_model:triton_batch_images:mean5m", "{{model}} at {{instance}}: mean"),
                 *_quantiles("alexnet_backend_batch_images_bucket", 0.95),
@@ -148,54 +155,49 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     "sent by {{instance}}: mean",
                 ),
             ),
-            text="Formed by Triton out of what clients send.",
+            description="Images per batch that Triton executed, and images per batch that clients sent.",
             main=True,
-        ),
-        Panel(
-            "Batch fill",
-            (Query("instance_model:triton_batch_fill:ratio5m", "{{model}} at {{instance}}"),),
-            "percentunit",
-            "Mean batch as a share of the largest allowed.",
         ),
     ),
     "Saturation": (
         Panel(
-            "Queue to compute",
-            (Query("instance_model:triton_queue_to_compute:ratio5m", "{{model}} at {{instance}}"),),
-            text="How long requests wait, in times of how long they are computed; beyond 1 a server has too much to do.",
+            "Queue time per compute time",
+            (Query("instance_model:triton_queue_per_compute:ratio_rate5m", "{{model}} at {{instance}}"),),
+            description="Above 1, requests wait longer than they are computed: the server is overloaded.",
             main=True,
         ),
         Panel(
-            "Instances busy",
-            (Query("instance_model:triton_instances_busy:ratio5m", "{{model}} at {{instance}}"),),
+            "Model instance utilisation",
+            (Query("instance_model:triton_instance_utilization:ratio_rate5m", "{{model}} at {{instance}}"),),
             "percentunit",
+            "Share of time in which the model's instances execute.",
             main=True,
         ),
         Panel(
-            "Waiting in Triton",
+            "Pending requests in Triton",
             (Query("nv_inference_pending_request_count", "{{model}} at {{instance}}"),),
-            text="Requests that no instance has taken yet, as of each scrape.",
+            description="Requests that wait for a model instance at the time of the scrape.",
         ),
         Panel(
-            "Clients: in flight and queued",
+            "Client queue and concurrency",
             (
-                Query("alexnet_client_batches_in_flight", "in flight, {{instance}}"),
-                Query("alexnet_client_concurrency_limit", "limit, {{instance}}"),
+                Query("alexnet_client_batches_in_flight", "batches in flight, {{instance}}"),
+                Query("alexnet_client_concurrency_limit", "concurrency limit, {{instance}}"),
                 Query("alexnet_client_queued_images", "images queued, {{instance}}"),
             ),
         ),
         Panel(
-            "Host",
+            "Host CPU and memory",
             (
-                Query("nv_cpu_utilization", "processors, {{instance}}"),
+                Query("nv_cpu_utilization", "CPU, {{instance}}"),
                 Query("nv_cpu_memory_used_bytes / nv_cpu_memory_total_bytes", "memory, {{instance}}"),
             ),
             "percentunit",
         ),
         Panel(
-            "GPU",
+            "GPU utilisation, memory and power",
             (
-                Query("nv_gpu_utilization", "busy, {{gpu_uuid}}"),
+                Query("nv_gpu_utilization", "utilisation, {{gpu_uuid}}"),
                 Query("nv_gpu_memory_used_bytes / nv_gpu_memory_total_bytes", "memory, {{gpu_uuid}}"),
                 Query("nv_gpu_power_usage / nv_gpu_power_limit", "power, {{gpu_uuid}}"),
             ),
@@ -203,69 +205,73 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             gpu=True,
         ),
         Panel(
-            "Energy for 1,000 images",
-            (Query("instance:triton_gpu_joules_per_1000_images:ratio5m", "{{instance}}"),),
+            "GPU energy per image",
+            (Query("instance:triton_gpu_joules_per_image:ratio_rate5m", "{{instance}}"),),
             "joule",
             gpu=True,
         ),
     ),
     "Errors": (
         Panel(
-            "Calls that failed",
+            "Failed calls per second",
             (Query('job_outcome:alexnet_client_calls:rate5m{outcome!="ok"}', "{{outcome}}"),),
             "reqps",
-            "As clients saw them; what a full queue refuses is in none of Triton's counters.",
+            "Calls by outcome, as measured by the clients. Triton does not count requests that a full queue rejects.",
             stacked=True,
             main=True,
         ),
         Panel(
-            "Triton's failures",
+            "Failed requests in Triton",
             (Query("model_reason:triton_request_failures:ratio_rate5m", "{{model}}: {{reason}}"),),
             "percentunit",
-            "As shares of its requests.",
+            "Share of all requests to the model.",
         ),
         Panel(
-            "Retries, hedges, ejections",
+            "Retries and hedged requests",
             (
                 Query("sum by (reason) (rate(alexnet_client_retries_total[5m]))", "retried: {{reason}}"),
-                Query("sum by (reason) (rate(alexnet_client_retries_denied_total[5m]))", "not retried: {{reason}}"),
-                Query("sum by (result) (rate(alexnet_client_hedges_total[5m]))", "hedge {{result}}"),
+                Query(
+                    "sum by (reason) (rate(alexnet_client_retry_budget_exhausted_total[5m]))",
+                    "not retried, budget exhausted: {{reason}}",
+                ),
+                Query("sum by (result) (rate(alexnet_client_hedges_total[5m]))", "hedged request {{result}}"),
             ),
             "ops",
         ),
     ),
     "Replicas": (
         Panel(
-            "Requests a second to each",
+            "Requests per second by replica",
             (Query("sum by (replica) (rate(alexnet_client_attempts_total[5m]))", "{{replica}}"),),
             "reqps",
-            "Balanced if the lines are close to each other.",
+            "The load is balanced if the lines are close to each other.",
         ),
         Panel(
-            "Usable",
+            "Healthy replicas",
             (
-                Query("sum by (instance) (alexnet_client_replicas_healthy)", "usable to {{instance}}"),
-                Query("sum by (instance) (alexnet_client_replicas)", "known to {{instance}}"),
+                Query("sum by (instance) (alexnet_client_replicas_healthy)", "healthy, {{instance}}"),
+                Query("sum by (instance) (alexnet_client_replicas)", "all, {{instance}}"),
             ),
+            description="Replicas of each client. The others are ejected.",
         ),
         Panel(
-            "Ready, and restarts",
+            "Server readiness and restarts",
             (
                 Query("alexnet_server_ready", "ready: {{instance}}"),
                 Query("alexnet_server_restarts_total", "restarts: {{instance}}"),
             ),
-            text="As the launcher sees its Triton.",
+            description="State of Triton as reported by the launcher. Kubernetes has no launcher and no data here.",
             main=True,
         ),
         Panel(
-            "Releases",
+            "Model instances by release",
             (
                 Query(
                     "sum by (model, version, precision, provider) (alexnet_backend_info)",
                     "{{model}} {{version}}: {{precision}}, {{provider}}",
                 ),
             ),
-            text="Servers that run each.",
+            description="Model instances that run each release, over all servers.",
         ),
     ),
 }
@@ -275,4 +281,4 @@ RELEASES = Query(
     "unless count by (model, version, release) (alexnet_backend_info offset 1m)",
     "{{model}} {{version}}",
 )
-"""Has a value while a release is new: for marks in the graphs."""
+"""Has a value for one minute after a new release appears. Grafana marks these times in all graphs."""
