@@ -1,6 +1,8 @@
 """The administration key of a server on this machine: for shared memory and statistics.
 
 The launcher creates a new key at each start and writes it to a file that only its user can read.
+Triton 2.51 reads the key only from its command line: other users of this machine can see it in the process list, unless /proc
+is mounted with ``hidepid=2``.
 """
 
 from __future__ import annotations
