@@ -252,7 +252,7 @@ def test_the_first_certificate_to_expire_in_each_file_is_shown(shown, tmp_path):
     (tmp_path / "roots.pem").write_bytes((tmp_path / "old.pem").read_bytes() + (tmp_path / "older.pem").read_bytes())
     tls = Tls(roots=tmp_path / "roots.pem", certificate=tmp_path / "own.pem", key=tmp_path / "none.pem")
     metrics.watch(batcher(), replica_set("a:1"), model="alexnet", tls=tls)
-    for name, left in (("roots", 1), ("own", 9)):
+    for name, left in (("ca", 1), ("tls", 9)):
         expiry_s = read("certificate_expiry_timestamp_seconds", certificate=name)
         assert expiry_s == pytest.approx(time.time() + left * 86_400, abs=60)
 

@@ -98,7 +98,7 @@ def test_the_launcher_and_the_client_tell_when_their_certificates_expire(secured
     with urllib.request.urlopen(f"http://127.0.0.1:{secured.health_port}/metrics", timeout=5) as response:
         told = response.read().decode() + generate_latest(registry).decode()
     for side in ("server", "client"):
-        for name in ("roots", "own"):
+        for name in ("ca", "tls"):
             metric = f'alexnet_{side}_certificate_expiry_timestamp_seconds{{certificate="{name}"}} '
             (value,) = [line.removeprefix(metric) for line in told.splitlines() if line.startswith(metric)]
             assert 0 < float(value) - time.time() <= DAY_S
