@@ -141,7 +141,7 @@ load-test: $(STAMP) ## load test of the running server: make load-test RATE=100 
 monitor: $(STAMP) ## watch the running server: Prometheus with rules and alerts, and a page of graphs (apt-get install prometheus)
 	@$(BIN)/alexnet-server monitor --data $(BUILD)/monitor
 
-monitoring: $(STAMP) ## write rules, dashboard and their Kubernetes objects anew from their tables
+monitoring: $(STAMP) ## generate Prometheus rules, the Grafana dashboard and their Kubernetes objects
 	@$(BIN)/python -m alexnet_server.monitoring deploy
 
 capacity: $(STAMP) ## regenerate deploy/CAPACITY.md (BENCH=build/bench/bench.json: with the results of your own run)
