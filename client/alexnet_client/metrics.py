@@ -215,7 +215,7 @@ class ClientMetrics(Collector):
         )
         expiry = GaugeMetricFamily(
             f"{NAMESPACE}_certificate_expiry_timestamp_seconds",
-            "Earliest expiry of the certificates that the client loaded at its start (roots: trusted CAs; own: client certificate).",
+            "Earliest expiry of the certificates that the client loaded at its start (ca: trusted CAs; tls: client certificate).",
             labels=("certificate",),
         )
         clients = list(clients)

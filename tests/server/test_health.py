@@ -78,9 +78,9 @@ def test_a_port_in_use_is_reported_and_the_endpoint_can_be_disabled(free_port):
 
 
 def test_the_metrics_contain_the_expiry_of_certificates():
-    metrics = Health({"roots": 4e9, "own": 3e9}).respond("/metrics")[2].decode()
-    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="roots"} 4e+09' in metrics
-    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="own"} 3e+09' in metrics
+    metrics = Health({"ca": 4e9, "tls": 3e9}).respond("/metrics")[2].decode()
+    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="ca"} 4e+09' in metrics
+    assert 'alexnet_server_certificate_expiry_timestamp_seconds{certificate="tls"} 3e+09' in metrics
 
 
 @pytest.mark.parametrize(("error", "logged"), [(None, False), (ValueError("a bug"), True)])
