@@ -45,12 +45,15 @@ def _errors_reported() -> Iterator[None]:
 def run(
     make: of.MakePlan,
     rate: Annotated[
-        float, typer.Option("--rate", "-r", help=f"requests per second, Poisson arrivals; default {DEFAULT_RATE:g}")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--rate", "-r", help=f"Poisson arrivals with this number of requests per second [default: {DEFAULT_RATE:g}]"
+        ),
+    ] = None,
     arrivals: of.Arrivals = "",
     concurrency: Annotated[
-        int, typer.Option("--concurrency", "-c", min=0, help="closed loop with this number of callers")
-    ] = 0,
+        int | None, typer.Option("--concurrency", "-c", min=1, help="closed loop with this number of callers")
+    ] = None,
     duration: of.Duration = 60.0,
     slo: Annotated[str, typer.Option(help="exit 1 if this SLO is violated, such as p99=50ms,errors=0.1%")] = "",
     output: Annotated[
@@ -64,11 +67,12 @@ def run(
     from alexnet_load.runner import run_plan
 
     with _errors_reported():
-        if sum(map(bool, (rate, arrivals, concurrency))) > 1:
+        if sum((rate is not None, bool(arrivals), concurrency is not None)) > 1:
             raise BadInput("--rate, --arrivals and --concurrency exclude each other")
         objective = parse_slo(slo) if slo else None
         plan = make(
-            arrivals=arrivals or (f"closed:{concurrency}" if concurrency else f"poisson:{rate or DEFAULT_RATE:g}"),
+            arrivals=arrivals
+            or (f"closed:{concurrency}" if concurrency else f"poisson:{DEFAULT_RATE if rate is None else rate:g}"),
             duration_s=duration,
             warm_up_s=warm_up,
         )
@@ -197,8 +201,7 @@ def tune(
 ) -> None:
     """Tune the Triton configuration of a model for an SLO; exit 1 if no setting meets it.
 
-    Finds the instances, threads, queue delay and preferred batch size with the highest rate that meets the SLO, and writes
-    them as a named configuration.
+    Changes instances, threads, queue delay and preferred batch size, and writes the best ones as a named configuration.
     """
     from alexnet_load.tune import configuration_path, tune_repository, write_configuration
 

@@ -23,14 +23,9 @@ Images = Annotated[str, typer.Option(help="directory with images to send, or: ge
 Senders = Annotated[int, typer.Option("--senders", min=1, max=64, help="number of sender processes")]
 Timeout = Annotated[float, typer.Option(help="deadline of a request, seconds")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of arrival times, request sizes and generated images")]
-MaxBatch = Annotated[
-    int, typer.Option(min=0, help="maximum batch size of the client, images; 0: default of the client")
-]
+MaxBatch = Annotated[int | None, typer.Option(min=1, help="maximum batch size of the client, images")]
 MaxDelay = Annotated[
-    float,
-    typer.Option(
-        help="maximum time for which the client delays a batch to fill it, ms; negative: default of the client"
-    ),
+    float | None, typer.Option(min=0, help="maximum time for which the client delays a batch to fill it, ms")
 ]
 NoBatching = Annotated[
     bool, typer.Option("--no-batching", help="send each request immediately and unchanged, like many separate clients")
@@ -91,8 +86,8 @@ def _shared_options(
     senders: Senders = 1,
     timeout: Timeout = 10.0,
     seed: Seed = 0,
-    max_batch: MaxBatch = 0,
-    max_delay_ms: MaxDelay = -1.0,
+    max_batch: MaxBatch = None,
+    max_delay_ms: MaxDelay = None,
     no_batching: NoBatching = False,
     metrics_port: MetricsPort = 0,
     metrics_address: MetricsAddress = "127.0.0.1",
@@ -103,7 +98,7 @@ def _shared_options(
 
 
 def _make_plan(
-    *, sizes: str, timeout: float, max_batch: int, max_delay_ms: float, no_batching: bool, **plan: Any
+    *, sizes: str, timeout: float, max_batch: int | None, max_delay_ms: float | None, no_batching: bool, **plan: Any
 ) -> Plan:
     """Validate the options; raises ``BadInput``."""
     if not 0 <= plan["warm_up_s"] < plan["duration_s"]:
@@ -115,6 +110,6 @@ def _make_plan(
     batching: dict[str, Any] = dict(NO_BATCHING) if no_batching else {}
     if max_batch:
         batching["max_batch"] = max_batch
-    if max_delay_ms >= 0:
+    if max_delay_ms is not None:
         batching["max_delay_s"] = max_delay_ms / 1000
     return Plan(sizes=parse_sizes(sizes), timeout_s=timeout, batching=batching, **plan)

@@ -149,7 +149,7 @@ async def test_an_idle_sender_stops_at_once(server, tmp_path):
 
 async def test_a_dead_server_is_said_before_the_run(free_port):
     async with Sender(Plan(target=f"127.0.0.1:{free_port()}", timeout_s=0.3)) as sender:
-        with pytest.raises(Unavailable, match="no server answers there"):
+        with pytest.raises(Unavailable, match="no server responds"):
             await sender.prepare()
 
 

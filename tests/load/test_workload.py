@@ -1,4 +1,4 @@
-"""What requests hold: the images of a directory or generated ones, in any number."""
+"""The images of the requests: from a directory or generated."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def numbered(count):
     return np.arange(count).reshape(count, 1)
 
 
-def test_requests_go_through_all_images_again_and_again():
+def test_requests_use_all_images_repeatedly():
     workload = Workload(numbered(5), largest=1)
     assert [int(workload.request(number, 1)[0, 0]) for number in range(7)] == [0, 1, 2, 3, 4, 0, 1]
 
 
 @pytest.mark.parametrize("images", [1, 3, 5, 12])
-def test_a_request_has_as_many_images_as_it_wants_even_if_there_are_fewer(images):
+def test_a_request_can_be_larger_than_the_set_of_images(images):
     workload = Workload(numbered(5), largest=12)
     assert all(len(workload.request(number, images)) == images for number in range(30))
 
@@ -33,7 +33,7 @@ def test_no_request_copies_an_image():
     assert np.shares_memory(Workload(held, largest=4).request(3, 4), held)
 
 
-def test_generated_pixels_differ_and_the_same_seed_makes_the_same():
+def test_generated_images_depend_on_the_seed():
     one, same, other = (
         open_workload("generated", encoded=False, largest=2, seed=seed).request(0, 2) for seed in (1, 1, 2)
     )
@@ -43,17 +43,17 @@ def test_generated_pixels_differ_and_the_same_seed_makes_the_same():
     assert not np.array_equal(one[0], one[1])
 
 
-def test_for_a_model_that_reads_files_files_are_generated():
+def test_files_are_generated_for_a_model_that_takes_files():
     request = open_workload("generated", encoded=True, largest=1, seed=0).request(0, 1)
     assert request.shape == (1, 1)
     assert Image.open(io.BytesIO(request[0, 0])).format == "JPEG"
 
 
-def test_a_directory_is_searched_with_those_in_it_and_read_in_order_of_names(tmp_path):
+def test_a_directory_is_searched_recursively_in_order_of_names(tmp_path):
     (tmp_path / "a").mkdir()
     for name, grey in (("a/one.png", 10), ("two.JPG", 200)):
         Image.new("RGB", (300, 300), (grey,) * 3).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "notes.txt").write_text("not an image")
     workload = open_workload(str(tmp_path), encoded=False, largest=1, seed=0)
     assert np.array_equal(workload.request(0, 1)[0], load_pixels(tmp_path / "a/one.png"))
     assert np.array_equal(workload.request(1, 1)[0], load_pixels(tmp_path / "two.JPG"))
@@ -61,16 +61,16 @@ def test_a_directory_is_searched_with_those_in_it_and_read_in_order_of_names(tmp
     assert files[:, 0].tolist() == [(tmp_path / "a/one.png").read_bytes(), (tmp_path / "two.JPG").read_bytes()]
 
 
-@pytest.mark.parametrize("make", [False, True], ids=["no directory", "nothing in it"])
-def test_a_directory_without_images_is_a_mistake_that_is_named(tmp_path, make):
+@pytest.mark.parametrize("make", [False, True], ids=["missing", "empty"])
+def test_a_directory_without_images_is_rejected(tmp_path, make):
     directory = tmp_path / "images"
     if make:
         directory.mkdir()
-    with pytest.raises(BadInput, match="no JPEG, PNG or WebP file is there"):
+    with pytest.raises(BadInput, match="contains no JPEG, PNG or WebP file"):
         open_workload(str(directory), encoded=False, largest=1, seed=0)
 
 
-def test_an_unreadable_image_is_named_before_the_run(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"broken\.png.*take it out of the directory"):
+def test_an_unreadable_image_is_rejected_with_its_path(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    with pytest.raises(ImageError, match=r"broken\.png.*remove it from the directory"):
         open_workload(str(tmp_path), encoded=False, largest=1, seed=0)

@@ -75,7 +75,7 @@ def test_a_mistake_in_the_plan_is_the_callers_and_leaves_no_file(server, tmp_pat
 
 
 def test_a_dead_server_is_said_and_leaves_no_file(free_port, tmp_path):
-    with pytest.raises(Unavailable, match="no server answers there"):
+    with pytest.raises(Unavailable, match="no server responds"):
         conduct(Plan(target=f"127.0.0.1:{free_port()}", timeout_s=0.5), path=tmp_path / "run.jsonl.gz")
     assert list(tmp_path.iterdir()) == []
 

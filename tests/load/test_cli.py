@@ -120,7 +120,7 @@ def test_a_sweep_draws_its_curve(server, tmp_path):
         (("run", "--sizes", "0"), "sizes '0'"),
         (("run", "--batch", 4, "--no-batching"), "exclude each other"),
         (("run", "--target", "nowhere"), "not an address of the form host:port"),
-        (("run", "--target", "127.0.0.1:1", "--timeout", 0.2), "no server answers there"),
+        (("run", "--target", "127.0.0.1:1", "--timeout", 0.2), "no server responds"),
         (("run", "--warm-up", 60), "the warm-up"),
         (("slo", "fast"), "objective 'fast'"),
         (("sweep", "--from", 50, "--to", 20), "from a positive rate to a higher one"),
