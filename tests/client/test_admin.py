@@ -1,14 +1,14 @@
-"""The administration key's file."""
+"""The administration key of a local server."""
 
 from __future__ import annotations
 
 import pytest
 
-from alexnet_client.admin import admin_metadata, key_file
-from alexnet_client.errors import BadInput
+from alexnet_client import BadInput, Client
+from alexnet_client.admin import admin_metadata, key_file, loopback_address
 
 
-def test_the_key_of_a_server_becomes_the_header_triton_asks_for(tmp_path, monkeypatch):
+def test_the_key_is_sent_in_the_header_that_triton_expects(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     path = key_file("127.0.0.1:8001")
     assert path == tmp_path / "alexnet-serving/127.0.0.1-8001.key"
@@ -17,15 +17,28 @@ def test_the_key_of_a_server_becomes_the_header_triton_asks_for(tmp_path, monkey
     assert admin_metadata("127.0.0.1:8001") == (("triton-grpc-protocol-admin", "s3cret"),)
 
 
-def test_without_a_runtime_directory_it_lies_in_the_cache(tmp_path, monkeypatch):
+def test_without_a_runtime_directory_the_key_is_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert key_file("127.0.0.1:1") == tmp_path / "alexnet-serving/run/127.0.0.1-1.key"
 
 
-def test_no_key_says_where_it_was_looked_for_and_when_it_is_there(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_key_names_the_file_and_the_cause(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with pytest.raises(
-        BadInput, match=r"127\.0\.0\.1-8001\.key \(no such file.*`alexnet-server serve` of the same user"
-    ):
+    pattern = r"127\.0\.0\.1-8001\.key \(no such file.*`alexnet-server serve` of the same user"
+    with pytest.raises(BadInput, match=pattern):
         admin_metadata("127.0.0.1:8001")
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [("127.0.0.1:8001", "127.0.0.1:8001"), ("localhost:8001", "127.0.0.1:8001"), ("[::1]:8001", "::1:8001")],
+)
+def test_the_key_belongs_to_the_loopback_address(address, name):
+    assert loopback_address(address) == name
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:8001", "example.org:8001", "0.0.0.0:8001"])
+def test_a_client_with_shared_memory_rejects_addresses_that_may_be_remote(address):
+    with pytest.raises(BadInput, match="shared memory requires a server on this machine"):
+        Client(f"127.0.0.1:1,{address}", shared_memory=True)

@@ -1,14 +1,13 @@
-"""The batcher with a scripted ``send``: who shares a request, who gets what, and who is left alone."""
+"""The batcher with a fake ``send``: which calls share a request, which results and errors they get, cancellation."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 
 import numpy as np
 import pytest
+from waiting import until
 
-from alexnet_client.answers import BatchAnswer
 from alexnet_client.batcher import Batcher
 from alexnet_client.batching import BatchOptions
 from alexnet_client.deadline import Deadline
@@ -21,393 +20,328 @@ from alexnet_client.errors import (
     ServerFault,
     Unavailable,
 )
+from alexnet_client.results import BatchResult
 
 
-class Wire:
-    """Answers each image with its own number, when ``open`` is set."""
+class Server:
+    """Returns the number of each image, while ``open`` is set."""
 
     def __init__(self):
         self.sizes: list[int] = []
+        self.deadlines: list[float] = []
         self.open = asyncio.Event()
         self.open.set()
         self.error: Exception | None = None
         self.bad: set[int] = set()
-        self.lose = 0
-        self.cancelled = 0
+        self.lose = self.cancelled = self.in_flight = self.max_in_flight = 0
 
     async def send(self, parts, deadline):
         numbers = np.concatenate(parts)[:, 0].astype(np.float32)
         self.sizes.append(len(numbers))
+        self.deadlines.append(deadline.timeout_s)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             await self.open.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        finally:
+            self.in_flight -= 1
         if self.error is not None:
             raise self.error
         if self.bad & set(numbers.astype(int)):
-            raise BadInput("one of them is broken")
+            raise BadInput("an image is invalid")
         rows = numbers[: len(numbers) - self.lose, None]
-        return BatchAnswer(rows, rows, "1")
+        return BatchResult(rows, rows, "1")
 
 
-def image(number):
-    return np.array([[number]], np.int64)
+@pytest.fixture
+async def server():
+    return Server()
 
 
-def batcher(wire, *, limit=4, **options):
+@pytest.fixture
+async def closed_server(server):
+    """A server that sends no response until ``open`` is set."""
+    server.open.clear()
+    return server
+
+
+def create(server, *, limit=4, **options):
     options = BatchOptions(**{"max_batch": 4, "max_delay_s": 0.005, **options})
-    return Batcher(wire.send, options=options, capacity=lambda: limit, on_event=lambda event: None)
+    return Batcher(server.send, options=options, concurrency_limit=lambda: limit, on_event=lambda event: None)
 
 
-def soon(seconds=5.0):
-    return Deadline.after(seconds)
+def submit(batcher, number, seconds=60.0, **how):
+    return asyncio.create_task(batcher.submit(np.array([[number]]), Deadline.after(seconds), **how))
 
 
-async def gather(under, numbers, **how):
-    return await asyncio.gather(*(under.submit(image(each), soon()) for each in numbers), **how)
+async def submit_all(batcher, numbers):
+    return await asyncio.gather(*(submit(batcher, each) for each in numbers), return_exceptions=True)
 
 
-async def until(condition):
-    give_up = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < give_up
-        await asyncio.sleep(0)
+async def sent(server, *sizes):
+    await until(lambda: server.sizes == list(sizes), f"batches of {sizes} are sent")
 
 
-async def test_callers_who_come_together_leave_together_and_get_their_own_rows():
-    wire = Wire()
-    answers = await gather(batcher(wire), range(10))
-    assert [answer.logits[0, 0] for answer in answers] == list(range(10))
-    assert wire.sizes == [4, 4, 2]
+def numbers(results):
+    return [result.logits[0, 0] for result in results]
 
 
-async def test_a_lone_caller_waits_for_nobody():
-    wire = Wire()
-    under = batcher(wire, max_delay_s=60)
-    await under.submit(image(1), soon())
-    assert wire.sizes == [1]
+async def test_simultaneous_calls_share_batches_and_get_their_own_rows(server):
+    assert numbers(await submit_all(create(server), range(10))) == list(range(10))
+    assert server.sizes == [4, 4, 2]
 
 
-async def test_a_part_of_a_batch_leaves_after_the_delay():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire, max_delay_s=0.02)
-    first = asyncio.create_task(under.submit(image(1), soon()))
-    await until(lambda: wire.sizes == [1])
-    second = asyncio.create_task(under.submit(image(2), soon()))
-    await until(lambda: wire.sizes == [1, 1])
-    wire.open.set()
-    assert [(await task).logits[0, 0] for task in (first, second)] == [1, 2]
+async def test_a_single_call_is_sent_without_delay(server):
+    await submit(create(server, max_delay_s=3600), 1)
+    assert server.sizes == [1]
 
 
-async def test_no_more_requests_fly_than_the_limit_and_the_rest_fills_batches():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire, limit=1)
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(9)]
-    await until(lambda: wire.sizes)
+async def test_an_incomplete_batch_is_sent_after_the_delay(closed_server):
+    batcher = create(closed_server, max_delay_s=0.02)
+    first = submit(batcher, 1)
+    await sent(closed_server, 1)
+    second = submit(batcher, 2)
+    await sent(closed_server, 1, 1)
+    closed_server.open.set()
+    assert numbers([await first, await second]) == [1, 2]
+
+
+async def test_the_concurrency_limit_bounds_batches_in_flight_and_waiting_calls_fill_the_next_batches(closed_server):
+    batcher = create(closed_server, limit=1)
+    tasks = [submit(batcher, number) for number in range(9)]
+    await sent(closed_server, 4)
     await asyncio.sleep(0.02)
-    assert (wire.sizes, under.queued, under.in_flight) == ([4], 5, 1)
-    wire.open.set()
+    assert (closed_server.sizes, batcher.queued, batcher.in_flight) == ([4], 5, 1)
+    closed_server.open.set()
     await asyncio.gather(*tasks)
-    assert wire.sizes == [4, 4, 1]
-    assert (under.queued, under.in_flight) == (0, 0)
+    assert closed_server.sizes == [4, 4, 1]
+    assert (batcher.queued, batcher.in_flight) == (0, 0)
 
 
-async def test_who_waits_for_room_on_the_wire_goes_when_there_is_more():
-    wire, capacity = Wire(), [1]
-    wire.open.clear()
-    under = Batcher(wire.send, options=BatchOptions(), capacity=lambda: capacity[0], on_event=lambda event: None)
-    tasks = [asyncio.create_task(under.submit(image(1), soon()))]
-    await until(lambda: wire.sizes == [1])
-    tasks.append(asyncio.create_task(under.submit(image(2), soon())))
-    await until(lambda: under.queued == 1)
-    capacity[0] = 2
-    under.wake()
-    await until(lambda: wire.sizes == [1, 1])
-    wire.open.set()
-    assert [answer.logits[0, 0] for answer in await asyncio.gather(*tasks)] == [1, 2]
+async def test_queued_calls_are_sent_when_the_concurrency_limit_grows(closed_server):
+    limit = [1]
+    batcher = Batcher(
+        closed_server.send, options=BatchOptions(), concurrency_limit=lambda: limit[0], on_event=lambda event: None
+    )
+    tasks = [submit(batcher, 1)]
+    await sent(closed_server, 1)
+    tasks.append(submit(batcher, 2))
+    await until(lambda: batcher.queued == 1, "the second call is queued")
+    limit[0] = 2
+    batcher.wake()
+    await sent(closed_server, 1, 1)
+    closed_server.open.set()
+    assert numbers(await asyncio.gather(*tasks)) == [1, 2]
 
 
-async def test_parts_of_several_images_are_not_torn_apart():
-    wire = Wire()
-    under = batcher(wire)
+async def test_the_images_of_a_call_stay_together(server):
+    batcher = create(server)
     parts = [np.array([[1], [2], [3]]), np.array([[4], [5]])]
-    one, two = await asyncio.gather(*(under.submit(part, soon()) for part in parts))
+    one, two = await asyncio.gather(*(batcher.submit(part, Deadline.after(60)) for part in parts))
     assert one.logits.ravel().tolist() == [1, 2, 3]
     assert two.logits.ravel().tolist() == [4, 5]
-    assert wire.sizes == [3, 2]
+    assert server.sizes == [3, 2]
 
 
-async def test_cancelling_one_caller_leaves_the_others_of_its_batch_right():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire)
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(4)]
-    await until(lambda: wire.sizes == [4])
+async def test_cancelling_a_call_does_not_affect_the_others_of_its_batch(closed_server):
+    batcher = create(closed_server)
+    tasks = [submit(batcher, number) for number in range(4)]
+    await sent(closed_server, 4)
     tasks[1].cancel()
     await asyncio.sleep(0)
-    wire.open.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(answers.pop(1), asyncio.CancelledError)
-    assert [answer.logits[0, 0] for answer in answers] == [0, 2, 3]
-    assert wire.cancelled == 0
+    closed_server.open.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results.pop(1), asyncio.CancelledError)
+    assert numbers(results) == [0, 2, 3]
+    assert closed_server.cancelled == 0
 
 
-async def test_a_caller_cancelled_in_the_queue_never_travels_and_gives_its_room_back():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire, limit=1)
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(6)]
-    await until(lambda: wire.sizes == [4])
+async def test_a_call_cancelled_in_the_queue_is_not_sent_and_releases_its_place(closed_server):
+    batcher = create(closed_server, limit=1)
+    tasks = [submit(batcher, number) for number in range(6)]
+    await sent(closed_server, 4)
     tasks[4].cancel()
-    await until(lambda: under.queued == 1)
-    wire.open.set()
+    await until(lambda: batcher.queued == 1, "the call leaves the queue")
+    closed_server.open.set()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert wire.sizes == [4, 1]
+    assert closed_server.sizes == [4, 1]
 
 
-async def test_a_request_that_nobody_waits_for_any_more_is_cancelled():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire)
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(3)]
-    await until(lambda: wire.sizes == [3])
+async def test_a_batch_is_cancelled_when_all_its_calls_are(closed_server):
+    batcher = create(closed_server)
+    tasks = [submit(batcher, number) for number in range(3)]
+    await sent(closed_server, 3)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await until(lambda: under.in_flight == 0)
-    assert wire.cancelled == 1
+    await until(lambda: batcher.in_flight == 0, "the batch ends")
+    assert closed_server.cancelled == 1
 
 
-async def test_each_caller_of_a_failed_batch_gets_an_exception_of_its_own():
-    wire = Wire()
-    wire.error = Unavailable("gone")
-    found = await gather(batcher(wire), range(4), return_exceptions=True)
-    assert [type(each) for each in found] == [Unavailable] * 4
-    assert len({id(each) for each in found}) == 4
-    assert all(each.__cause__ is wire.error for each in found)
+@pytest.mark.parametrize("error", [Unavailable("gone"), RequestRejected("unknown model")])
+async def test_each_call_of_a_failed_batch_gets_its_own_exception(server, error):
+    server.error = error
+    errors = await submit_all(create(server), range(4))
+    assert [type(each) for each in errors] == [type(error)] * 4
+    assert len({id(each) for each in errors}) == 4
+    assert all(each.__cause__ is error for each in errors)
+    assert server.sizes == [4], "only invalid images cause a second request"
 
 
-async def test_one_broken_image_is_refused_alone():
-    wire = Wire()
-    wire.bad = {2}
-    found = await gather(batcher(wire), range(4), return_exceptions=True)
-    assert isinstance(found.pop(2), BadInput)
-    assert [answer.logits[0, 0] for answer in found] == [0, 1, 3]
-    assert wire.sizes == [4, 2, 2, 1, 1], "halves, not one by one"
+async def test_only_the_call_with_an_invalid_image_fails(server):
+    server.bad = {2}
+    results = await submit_all(create(server), range(4))
+    assert isinstance(results.pop(2), BadInput)
+    assert numbers(results) == [0, 1, 3]
+    assert server.sizes == [4, 2, 2, 1, 1], "the batch is split in halves, not in single images"
 
 
-async def test_halves_of_a_refused_batch_take_one_place_in_flight():
-    wire, flying, most = Wire(), 0, 0
-    wire.bad = {5, 9}
-
-    async def send(parts, deadline):
-        nonlocal flying, most
-        flying += 1
-        most = max(most, flying)
-        try:
-            await asyncio.sleep(0)
-            return await wire.send(parts, deadline)
-        finally:
-            flying -= 1
-
-    under = Batcher(send, options=BatchOptions(), capacity=lambda: 1, on_event=lambda event: None)
-    found = await gather(under, range(16), return_exceptions=True)
-    assert [number for number, each in enumerate(found) if isinstance(each, BadInput)] == [5, 9]
-    assert [each.logits[0, 0] for each in found if not isinstance(each, BadInput)] == [
-        *range(5),
-        6,
-        7,
-        8,
-        *range(10, 16),
-    ]
-    assert (most, under.in_flight) == (1, 0)
+async def test_the_halves_of_a_rejected_batch_do_not_exceed_the_concurrency_limit(server):
+    server.bad = {5, 9}
+    batcher = create(server, limit=1, max_batch=16)
+    results = await submit_all(batcher, range(16))
+    assert [number for number, each in enumerate(results) if isinstance(each, BadInput)] == [5, 9]
+    assert numbers(each for each in results if not isinstance(each, BadInput)) == [*range(5), 6, 7, 8, *range(10, 16)]
+    assert (server.max_in_flight, batcher.in_flight) == (1, 0)
 
 
-async def test_what_no_image_is_to_blame_for_is_not_sent_again_in_halves():
-    wire = Wire()
-    wire.error = RequestRejected("unknown model")
-    found = await gather(batcher(wire), range(4), return_exceptions=True)
-    assert [type(each) for each in found] == [RequestRejected] * 4
-    assert wire.sizes == [4]
-
-
-async def test_images_of_callers_who_gave_up_are_not_sent_again_in_halves():
-    wire = Wire()
-    wire.bad = {0}
-    wire.open.clear()
-    under = batcher(wire)
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(4)]
-    await until(lambda: wire.sizes == [4])
+async def test_the_halves_of_a_rejected_batch_do_not_contain_cancelled_calls(closed_server):
+    closed_server.bad = {0}
+    batcher = create(closed_server)
+    tasks = [submit(batcher, number) for number in range(4)]
+    await sent(closed_server, 4)
     for task in tasks[2:]:
         task.cancel()
     await asyncio.sleep(0)
-    wire.open.set()
-    found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(each) for each in found] == [BadInput, BatchAnswer, asyncio.CancelledError, asyncio.CancelledError]
-    assert wire.sizes == [4, 2, 1, 1]
+    closed_server.open.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(each) for each in results] == [BadInput, BatchResult, asyncio.CancelledError, asyncio.CancelledError]
+    assert closed_server.sizes == [4, 2, 1, 1]
 
 
-async def test_closing_while_halves_are_sent_tells_every_caller():
-    wire = Wire()
-    wire.bad = {0}
-    wire.open.clear()
-    under = batcher(wire)
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(4)]
-    await until(lambda: wire.sizes == [4])
-    wire.open.set()
-    wire.open.clear()  # the first request goes on, the next one waits
-    await until(lambda: wire.sizes == [4, 2])
-    await under.close()
-    found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(each) for each in found] == [Closed] * 4
+async def test_the_rows_are_counted_before_any_call_gets_its_result(server):
+    server.lose = 1
+    errors = await submit_all(create(server), range(4))
+    assert [type(each) for each in errors] == [ServerFault] * 4
 
 
-async def test_answers_are_counted_before_any_is_handed_out():
-    wire = Wire()
-    wire.lose = 1
-    found = await gather(batcher(wire), range(4), return_exceptions=True)
-    assert [type(each) for each in found] == [ServerFault] * 4
+async def test_an_internal_error_of_the_client_is_raised_by_every_call(server, caplog):
+    server.error = ZeroDivisionError("a bug")
+    errors = await submit_all(create(server), range(2))
+    assert all("internal error of the client: ZeroDivisionError" in str(each) for each in errors)
 
 
-async def test_the_clients_own_fault_is_said_to_every_caller(caplog):
-    wire = Wire()
-    wire.error = ZeroDivisionError("a bug")
-    found = await gather(batcher(wire), range(2), return_exceptions=True)
-    assert all("the client itself failed: ZeroDivisionError" in str(each) for each in found)
+async def test_without_waiting_a_full_queue_raises_queue_full(closed_server):
+    batcher = create(closed_server, limit=1, max_batch=1, max_queue_images=2, wait_when_full=False)
+    tasks = [submit(batcher, 0)]
+    await sent(closed_server, 1)
+    tasks += [submit(batcher, number) for number in (1, 2)]
+    await until(lambda: batcher.queued == 2, "the queue is full")
+    with pytest.raises(QueueFull, match="client queue is full: 2 of 2 images"):
+        await submit(batcher, 3)
+    closed_server.open.set()
+    assert numbers(await asyncio.gather(*tasks)) == [0, 1, 2]
 
 
-async def test_a_full_queue_says_so_at_once_or_is_waited_for():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire, limit=1, max_batch=1, max_queue_images=2, wait_when_full=False)
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(1)]
-    await until(lambda: wire.sizes == [1])
-    tasks += [asyncio.create_task(under.submit(image(number), soon())) for number in range(1, 3)]
-    await until(lambda: under.queued == 2)
-    with pytest.raises(QueueFull, match=r"2 images .* wait in this process already"):
-        await under.submit(image(3), soon())
-    wire.open.set()
-    assert [answer.logits[0, 0] for answer in await asyncio.gather(*tasks)] == [0, 1, 2]
+async def test_a_further_part_of_an_accepted_call_waits_for_a_full_queue(closed_server):
+    batcher = create(closed_server, limit=1, max_batch=1, max_queue_images=1, wait_when_full=False)
+    tasks = [submit(batcher, 0)]
+    await sent(closed_server, 1)
+    tasks += [submit(batcher, number, more=number > 1) for number in range(1, 4)]
+    await until(lambda: batcher.queued == 1, "the queue is full")
+    closed_server.open.set()
+    assert numbers(await asyncio.gather(*tasks)) == [0, 1, 2, 3]
 
 
-async def test_a_further_part_of_a_call_waits_for_room_though_calls_do_not():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire, limit=1, max_batch=1, max_queue_images=1, wait_when_full=False)
-    tasks = [asyncio.create_task(under.submit(image(0), soon()))]
-    await until(lambda: wire.sizes == [1])
-    tasks += [asyncio.create_task(under.submit(image(number), soon(), more=number > 1)) for number in range(1, 4)]
-    await until(lambda: under.queued == 1)
-    wire.open.set()
-    assert [answer.logits[0, 0] for answer in await asyncio.gather(*tasks)] == [0, 1, 2, 3]
+async def test_calls_that_wait_for_a_full_queue_are_accepted_in_order(server):
+    batcher = create(server, limit=1, max_batch=1, max_queue_images=1)
+    assert numbers(await submit_all(batcher, range(20))) == list(range(20))
+    assert server.sizes == [1] * 20
 
 
-async def test_callers_wait_in_order_for_room_in_the_queue():
-    wire = Wire()
-    under = batcher(wire, limit=1, max_batch=1, max_queue_images=1)
-    answers = await gather(under, range(20))
-    assert [answer.logits[0, 0] for answer in answers] == list(range(20))
-    assert wire.sizes == [1] * 20
-
-
-async def test_room_is_counted_in_bytes_too_and_an_oversized_caller_is_let_in_alone():
-    wire = Wire()
-    under = batcher(wire, max_queue_bytes=8)
+async def test_a_call_larger_than_the_queue_is_accepted_if_the_queue_is_empty(server):
     large = np.arange(3).reshape(3, 1)
-    assert large.nbytes > 8
-    assert (await under.submit(large, soon())).logits.ravel().tolist() == [0, 1, 2]
+    result = await create(server, max_queue_bytes=8).submit(large, Deadline.after(60))
+    assert result.logits.ravel().tolist() == [0, 1, 2]
 
 
-async def test_a_deadline_ends_the_wait_for_room_in_the_queue():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire, limit=1, max_batch=1, max_queue_images=1)
-    tasks = [asyncio.create_task(under.submit(image(0), soon()))]
-    await until(lambda: wire.sizes == [1])
-    tasks.append(asyncio.create_task(under.submit(image(1), soon())))
-    await until(lambda: under.queued == 1)
-    with pytest.raises(DeadlineExceeded, match="waiting for room in the queue"):
-        await under.submit(image(2), soon(0.02))
-    wire.open.set()
-    await asyncio.gather(*tasks)
+async def test_the_queue_is_also_limited_in_bytes_and_counts_the_contents_of_files(closed_server):
+    closed_server.send = lambda parts, deadline: closed_server.open.wait()
+    batcher = create(closed_server, limit=1, max_batch=1, max_queue_bytes=1500, wait_when_full=False)
+    file, deadline = np.array([[b"x" * 1000]], object), Deadline.after(60)
+    tasks = [asyncio.create_task(batcher.submit(file, deadline))]
+    await until(lambda: batcher.in_flight == 1, "the first file is sent")
+    tasks.append(asyncio.create_task(batcher.submit(file, deadline)))
+    await until(lambda: batcher.queued == 1, "the second file is queued")
+    with pytest.raises(QueueFull, match="1,000 of 1,500 bytes"):
+        await batcher.submit(file, deadline)
+    await batcher.close()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_deadline_holds_though_nothing_ever_answers():
-    wire = Wire()
-    wire.open.clear()
-    began = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"no answer within 0\.05 s"):
-        await batcher(wire).submit(image(1), soon(0.05))
-    assert time.monotonic() - began < 1
+async def test_the_deadline_ends_the_wait_for_a_full_queue(closed_server):
+    batcher = create(closed_server, limit=1, max_batch=1, max_queue_images=1)
+    tasks = [submit(batcher, 0)]
+    await sent(closed_server, 1)
+    tasks.append(submit(batcher, 1))
+    await until(lambda: batcher.queued == 1, "the queue is full")
+    with pytest.raises(DeadlineExceeded, match="waiting for a place in the queue"):
+        await submit(batcher, 2, seconds=0.02)
+    closed_server.open.set()
+    assert numbers(await asyncio.gather(*tasks)) == [0, 1]
 
 
-async def test_the_latest_deadline_of_a_batch_is_the_requests():
-    wire, deadlines = Wire(), []
-
-    async def send(parts, deadline):
-        deadlines.append(deadline.timeout_s)
-        return await wire.send(parts, deadline)
-
-    under = Batcher(send, options=BatchOptions(), capacity=lambda: 1, on_event=lambda event: None)
-    await asyncio.gather(*(under.submit(image(each), soon(each + 1.0)) for each in range(3)))
-    assert deadlines == [3.0]
+async def test_the_deadline_ends_a_call_without_a_response(closed_server):
+    with pytest.raises(DeadlineExceeded, match=r"no response within 0\.05 s"):
+        await submit(create(closed_server), 1, seconds=0.05)
 
 
-async def test_closing_tells_who_waits_and_who_flies():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire, limit=1)
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(6)]
-    await until(lambda: wire.sizes == [4])
-    await under.close()
-    found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(each) for each in found] == [Closed] * 6
+async def test_a_batch_has_the_latest_deadline_of_its_calls(server):
+    batcher = create(server)
+    await asyncio.gather(*(submit(batcher, each, seconds=each + 1.0) for each in range(3)))
+    assert server.deadlines == [3.0]
+
+
+@pytest.mark.parametrize("max_queue_images", [4096, 1])
+async def test_closing_fails_all_calls(closed_server, max_queue_images):
+    """In flight, in the queue, and waiting for a full queue."""
+    batcher = create(closed_server, limit=1, max_queue_images=max_queue_images)
+    tasks = [submit(batcher, number) for number in range(6)]
+    await until(lambda: closed_server.sizes, "the first batch is sent")
+    await batcher.close()
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(each) for each in errors] == [Closed] * 6
+    assert batcher.queued == 0
     with pytest.raises(Closed):
-        await under.submit(image(9), soon())
+        await submit(batcher, 9)
 
 
-async def test_closing_tells_who_waits_for_room_in_the_queue():
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire, limit=1, max_batch=1, max_queue_images=1)
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(6)]
-    await until(lambda: wire.sizes == [1])
-    await under.close()
-    found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 2)
-    assert [type(each) for each in found] == [Closed] * 6
-    assert under.queued == 0
+async def test_closing_while_halves_are_sent_fails_all_calls(closed_server):
+    closed_server.bad = {0}
+    batcher = create(closed_server)
+    tasks = [submit(batcher, number) for number in range(4)]
+    await sent(closed_server, 4)
+    closed_server.open.set()
+    closed_server.open.clear()  # the first request continues, the next one waits
+    await sent(closed_server, 4, 2)
+    await batcher.close()
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(each) for each in errors] == [Closed] * 4
 
 
-async def test_two_thousand_callers_of_whom_half_give_up_leave_nothing_behind():
-    wire = Wire()
-    under = batcher(wire, max_batch=32, limit=2)
+async def test_two_thousand_calls_of_which_half_are_cancelled_leave_nothing_behind(server):
+    batcher = create(server, max_batch=32, limit=2)
     before = len(asyncio.all_tasks())
-    tasks = [asyncio.create_task(under.submit(image(number), soon())) for number in range(2000)]
+    tasks = [submit(batcher, number) for number in range(2000)]
     await asyncio.sleep(0)
     for task in tasks[::2]:
         task.cancel()
-    found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(each, asyncio.CancelledError) for each in found[::2])
-    assert [each.logits[0, 0] for each in found[1::2]] == list(range(1, 2000, 2))
-    await until(lambda: under.in_flight == 0)
-    assert under.queued == 0
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(each, asyncio.CancelledError) for each in results[::2])
+    assert numbers(results[1::2]) == list(range(1, 2000, 2))
+    await until(lambda: batcher.in_flight == 0, "the last batch ends")
+    assert batcher.queued == 0
     assert len(asyncio.all_tasks()) == before
-
-
-async def test_files_count_with_their_contents(monkeypatch):
-    monkeypatch.setattr(Wire, "send", lambda self, parts, deadline: self.open.wait())
-    wire = Wire()
-    wire.open.clear()
-    under = batcher(wire, limit=1, max_batch=1, max_queue_bytes=1500, wait_when_full=False)
-    file = np.array([[b"x" * 1000]], object)
-    tasks = [asyncio.create_task(under.submit(file, soon()))]
-    await until(lambda: under.in_flight == 1)
-    tasks.append(asyncio.create_task(under.submit(file, soon())))
-    await until(lambda: under.queued == 1)
-    with pytest.raises(QueueFull, match="1,000 bytes"):
-        await under.submit(file, soon())
-    await under.close()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""When a batch leaves, as a table: no clock runs and no task waits."""
+"""When a batch is sent, as a table."""
 
 from __future__ import annotations
 
@@ -6,63 +6,63 @@ import math
 
 import pytest
 
-from alexnet_client.batching import BatchOptions, Send, Sleep, Waiting, decide
+from alexnet_client.batching import BatchOptions, Pending, Send, Sleep, decide
 from alexnet_client.errors import BadInput
 
 OPTIONS = BatchOptions(max_batch=4, max_delay_s=0.010)
 NOW = 100.0
 
 
-def callers(*images: int, since: float = NOW, deadline: float = NOW + 10) -> list[Waiting]:
-    return [Waiting(each, since, deadline) for each in images]
+def calls(*images: int, since: float = NOW, deadline: float = NOW + 10) -> list[Pending]:
+    return [Pending(each, since, deadline) for each in images]
 
 
 @pytest.mark.parametrize(
     ("queue", "in_flight", "limit", "expected"),
     [
-        pytest.param([], 0, 2, Sleep(), id="nobody waits"),
-        pytest.param(callers(1), 0, 2, Send(1), id="a lone caller goes at once when the wire is idle"),
-        pytest.param(callers(1, 1), 0, 2, Send(2), id="who is there goes together when the wire is idle"),
-        pytest.param(callers(1, 1), 1, 2, Sleep(NOW + 0.010), id="a part of a batch waits for others while one flies"),
-        pytest.param(callers(1, 1, 1, 1, 1), 1, 2, Send(4), id="a full batch goes, the rest waits"),
-        pytest.param(callers(3, 2), 1, 2, Send(1), id="a batch is full when the next caller does not fit"),
-        pytest.param(callers(9), 1, 2, Send(1), id="a caller with more than a batch travels alone"),
-        pytest.param(callers(1, 1, 1, 1), 2, 2, Sleep(), id="nothing goes beyond the limit in flight"),
-        pytest.param(callers(1, since=NOW - 0.010), 1, 2, Send(1), id="the oldest has waited long enough"),
+        pytest.param([], 0, 2, Sleep(), id="the queue is empty"),
+        pytest.param(calls(1), 0, 2, Send(1), id="nothing is in flight: a single call is sent at once"),
+        pytest.param(calls(1, 1), 0, 2, Send(2), id="nothing is in flight: all queued calls are sent"),
+        pytest.param(calls(1, 1), 1, 2, Sleep(NOW + 0.010), id="an incomplete batch waits while one is in flight"),
+        pytest.param(calls(1, 1, 1, 1, 1), 1, 2, Send(4), id="a full batch is sent"),
+        pytest.param(calls(3, 2), 1, 2, Send(1), id="a batch is full if the next call does not fit"),
+        pytest.param(calls(9), 1, 2, Send(1), id="a call larger than a batch is sent alone"),
+        pytest.param(calls(1, 1, 1, 1), 2, 2, Sleep(), id="the concurrency limit is reached"),
+        pytest.param(calls(1, since=NOW - 0.010), 1, 2, Send(1), id="the oldest call has waited for the delay"),
+        pytest.param(calls(1, deadline=NOW + 0.05), 1, 2, Send(1), id="the deadline leaves only the time of a request"),
+        pytest.param(calls(1, deadline=NOW + 0.055), 1, 2, Sleep(NOW + 0.005), id="it wakes up in time for a deadline"),
         pytest.param(
-            callers(1, deadline=NOW + 0.05), 1, 2, Send(1), id="its deadline leaves no time but for the answer"
+            [*calls(1), *calls(1, deadline=NOW + 0.01)],
+            1,
+            2,
+            Send(2),
+            id="the deadline of any call in the batch counts",
         ),
-        pytest.param(callers(1, deadline=NOW + 0.055), 1, 2, Sleep(NOW + 0.005), id="it wakes in time for a deadline"),
     ],
 )
-def test_a_batch_leaves_when(queue, in_flight, limit, expected):
-    step = decide(queue, NOW, in_flight=in_flight, limit=limit, service_s=0.05, options=OPTIONS)
+def test_a_batch_is_sent_when(queue, in_flight, limit, expected):
+    step = decide(queue, NOW, in_flight=in_flight, limit=limit, latency_s=0.05, options=OPTIONS)
     assert type(step) is type(expected)
     if isinstance(expected, Send):
         assert step.count == expected.count
     else:
-        assert step.until_s == pytest.approx(expected.until_s) or step.until_s == expected.until_s == math.inf
+        assert step.until_s == pytest.approx(expected.until_s)
 
 
-@pytest.mark.parametrize(("service_s", "waits_s"), [(0.004, 0.001), (1.0, 0.010)])
-def test_quick_answers_are_not_waited_for_long(service_s, waits_s):
-    step = decide(callers(1), NOW, in_flight=1, limit=2, service_s=service_s, options=OPTIONS)
-    assert step.until_s == pytest.approx(NOW + waits_s)
+@pytest.mark.parametrize(("latency_s", "delay_s"), [(0.004, 0.001), (1.0, 0.010)])
+def test_the_delay_is_at_most_a_quarter_of_the_latency(latency_s, delay_s):
+    step = decide(calls(1), NOW, in_flight=1, limit=2, latency_s=latency_s, options=OPTIONS)
+    assert step.until_s == pytest.approx(NOW + delay_s)
 
 
-def test_the_deadline_of_any_caller_in_the_batch_counts():
-    queue = [*callers(1), *callers(1, deadline=NOW + 0.01)]
-    assert decide(queue, NOW, in_flight=1, limit=2, service_s=0.05, options=OPTIONS) == Send(2)
-
-
-def test_only_as_many_callers_are_looked_at_as_fit_a_batch():
-    looked = iter(callers(*[1] * 1000))
-    assert decide(looked, NOW, in_flight=1, limit=2, service_s=0, options=OPTIONS) == Send(4)
-    assert sum(1 for _ in looked) == 996
+def test_only_as_many_calls_are_read_as_fit_in_a_batch():
+    queue = iter(calls(*[1] * 1000))
+    assert decide(queue, NOW, in_flight=1, limit=2, latency_s=0, options=OPTIONS) == Send(4)
+    assert sum(1 for _ in queue) == 996
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "options",
     [
         {"max_batch": 0},
         {"max_delay_s": -1},
@@ -73,6 +73,6 @@ def test_only_as_many_callers_are_looked_at_as_fit_a_batch():
         {"max_in_flight": 1, "min_in_flight": 2},
     ],
 )
-def test_senseless_options_are_refused_by_name(wrong):
-    with pytest.raises(BadInput, match=next(iter(wrong))):
-        BatchOptions(**wrong)
+def test_invalid_options_are_rejected_by_name(options):
+    with pytest.raises(BadInput, match=next(iter(options))):
+        BatchOptions(**options)

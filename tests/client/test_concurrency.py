@@ -1,70 +1,63 @@
-"""The limit of requests in flight follows the latency."""
+"""The concurrency limit adapts to the latency."""
 
 from __future__ import annotations
 
-from alexnet_client.limit import AdaptiveLimit, LimitRange
+from alexnet_client.concurrency import ConcurrencyLimit, ConcurrencyRange
 
 
-def settle(limit: AdaptiveLimit, service_s: float, answers: int, *, start_s: float = 0.0) -> int:
-    """What it comes to at a server that works on one request at a time: latency grows with what is in flight."""
-    now_s = start_s
-    for _ in range(answers):
-        in_flight = limit.limit
-        latency_s = service_s * in_flight
-        now_s += service_s
-        limit.answered(latency_s, images=32, in_flight=in_flight, now_s=now_s)
-    return limit.limit
+def respond(limit, latency_s, count, *, images=32, in_flight=None, start_s=0.0, step_s=1.0):
+    for step in range(count):
+        now_s = start_s + step * step_s
+        limit.succeeded(latency_s, images=images, in_flight=in_flight or limit.value, now_s=now_s)
 
 
-def test_at_a_server_that_queues_it_stays_low():
-    limit = AdaptiveLimit()
-    limit.answered(0.05, images=32, in_flight=1, now_s=0)  # alone there
-    assert 2 <= settle(limit, 0.05, 500) <= 4
-
-
-def test_at_a_server_that_works_on_many_at_once_it_grows_to_its_bound():
-    limit = AdaptiveLimit(LimitRange(most=12))
+def test_it_stays_low_if_the_server_processes_one_request_at_a_time():
+    limit = ConcurrencyLimit()
+    limit.succeeded(0.05, images=32, in_flight=1, now_s=0)
     for step in range(500):
-        limit.answered(0.05, images=32, in_flight=limit.limit, now_s=step * 0.01)
-    assert limit.limit == 12
+        limit.succeeded(0.05 * limit.value, images=32, in_flight=limit.value, now_s=0.05 * step)
+    assert 2 <= limit.value <= 4
 
 
-def test_it_does_not_grow_while_nobody_needs_more():
-    limit = AdaptiveLimit()
+def test_it_grows_to_its_maximum_if_the_server_processes_many_requests_at_once():
+    limit = ConcurrencyLimit(ConcurrencyRange(maximum=12))
+    respond(limit, 0.05, 500, step_s=0.01)
+    assert limit.value == 12
+
+
+def test_it_does_not_grow_while_it_is_not_reached():
+    limit = ConcurrencyLimit()
+    respond(limit, 0.05, 100, in_flight=1)
+    assert limit.value == 2
+
+
+def test_the_longer_latency_of_larger_batches_does_not_reduce_it():
+    limit = ConcurrencyLimit()
     for step in range(100):
-        limit.answered(0.05, images=1, in_flight=1, now_s=step)
-    assert limit.limit == 2
+        limit.succeeded(0.005, images=1, in_flight=2, now_s=step)
+        limit.succeeded(0.100, images=32, in_flight=limit.value, now_s=step + 0.5)
+    assert limit.value > 2
 
 
-def test_a_large_batch_is_slower_than_a_small_one_and_that_is_no_congestion():
-    limit = AdaptiveLimit()
-    for step in range(100):
-        limit.answered(0.005, images=1, in_flight=2, now_s=step)
-        limit.answered(0.100, images=32, in_flight=limit.limit, now_s=step + 0.5)
-    assert limit.limit > 2
-
-
-def test_overload_halves_it_in_two_steps_and_never_below_one():
-    limit = AdaptiveLimit(LimitRange(start=8))
-    limit.refused(now_s=0.0)
-    limit.refused(now_s=0.01)  # of the same congestion
-    assert limit.limit == 5
+def test_overload_reduces_it_once_per_congestion_down_to_its_minimum():
+    limit = ConcurrencyLimit(ConcurrencyRange(start=8))
+    limit.overloaded(now_s=0.0)
+    limit.overloaded(now_s=0.01)  # the same congestion
+    assert limit.value == 5
     for step in range(1, 20):
-        limit.refused(now_s=float(step))
-    assert limit.limit == 1
+        limit.overloaded(now_s=float(step))
+    assert limit.value == 1
 
 
-def test_a_server_that_became_slower_for_good_is_believed_after_a_while():
-    limit = AdaptiveLimit()
-    for step in range(50):
-        limit.answered(0.01, images=32, in_flight=limit.limit, now_s=step)
-    for step in range(50, 2000):
-        limit.answered(0.05, images=32, in_flight=limit.limit, now_s=step)
-    assert limit.limit == 16
+def test_it_recovers_if_the_server_becomes_permanently_slower():
+    limit = ConcurrencyLimit()
+    respond(limit, 0.01, 50)
+    respond(limit, 0.05, 1950, start_s=50.0)
+    assert limit.value == 16
 
 
 def test_equal_bounds_fix_it():
-    limit = AdaptiveLimit(LimitRange(least=64, most=64))
-    limit.refused(now_s=0.0)
-    limit.answered(9.0, images=1, in_flight=64, now_s=1.0)
-    assert limit.limit == 64
+    limit = ConcurrencyLimit(ConcurrencyRange(minimum=64, maximum=64))
+    limit.overloaded(now_s=0.0)
+    limit.succeeded(9.0, images=1, in_flight=64, now_s=1.0)
+    assert limit.value == 64

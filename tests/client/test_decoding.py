@@ -1,4 +1,4 @@
-"""Decoding off the event loop: bounded, within the deadline, over when the client is."""
+"""Decoding on threads: bounded, within the deadline, stopped with the client."""
 
 from __future__ import annotations
 
@@ -7,94 +7,83 @@ import threading
 
 import numpy as np
 import pytest
+from waiting import until
 
 from alexnet_client import decoding
 from alexnet_client.deadline import Deadline
-from alexnet_client.decoding import Decoders
+from alexnet_client.decoding import Decoder
 from alexnet_client.errors import Closed, DeadlineExceeded
-
-PIXELS = np.zeros((224, 224, 3), np.uint8)
 
 
 @pytest.fixture
-def slow(monkeypatch):
-    """Decoding that works until ``let`` is set; ``at_work`` counts."""
-    let, at_work = threading.Event(), []
+def blocked(monkeypatch):
+    """(event that unblocks decoding, list of the images on threads)."""
+    unblock, started = threading.Event(), []
 
     def load(image):
-        at_work.append(image)
-        assert let.wait(10)
-        return PIXELS
+        started.append(image)
+        assert unblock.wait(60)
+        return np.zeros((224, 224, 3), np.uint8)
 
     monkeypatch.setattr(decoding, "load_pixels", load)
-    yield let, at_work
-    let.set()
+    yield unblock, started
+    unblock.set()
 
 
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  nobody signals what a thread does
-            await asyncio.sleep(0.001)
+def load(decoder, seconds=60.0):
+    return asyncio.create_task(decoder.load("a.jpg", encoded=False, deadline=Deadline.after(seconds)))
 
 
-def load(decoders, seconds=10.0):
-    return asyncio.create_task(decoders.load("a.jpg", encoded=False, deadline=Deadline.after(seconds)))
-
-
-async def test_who_gives_up_leaves_a_thread_that_still_works_and_its_place_is_not_given_away(slow):
-    let, at_work = slow
-    decoders = Decoders(1)
-    impatient = [load(decoders, seconds=0.05) for _ in range(6)]
-    found = await asyncio.gather(*impatient, return_exceptions=True)
-    assert [type(each) for each in found] == [DeadlineExceeded] * 6
-    assert len(at_work) == 1, "the others never came to a thread"
-    patient = load(decoders)
+async def test_a_thread_that_works_for_a_timed_out_call_keeps_its_slot(blocked):
+    unblock, started = blocked
+    decoder = Decoder(1)
+    errors = await asyncio.gather(*(load(decoder, seconds=0.05) for _ in range(6)), return_exceptions=True)
+    assert [type(each) for each in errors] == [DeadlineExceeded] * 6
+    assert len(started) == 1, "the other calls never got the thread"
+    next_call = load(decoder)
     await asyncio.sleep(0.01)
-    let.set()
-    assert (await patient).shape == (1, 224, 224, 3)
-    assert len(at_work) == 2
-    decoders.close()
+    unblock.set()
+    assert (await next_call).shape == (1, 224, 224, 3)
+    assert len(started) == 2
+    decoder.close()
 
 
-async def test_all_places_are_free_again_after_callers_gave_up(slow):
-    let, _ = slow
-    decoders = Decoders(1)
+async def test_all_slots_are_free_again_after_cancellations(blocked):
+    unblock, _ = blocked
+    decoder = Decoder(1)
     for _ in range(3):
-        tasks = [load(decoders) for _ in range(4)]
+        tasks = [load(decoder) for _ in range(4)]
         await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    let.set()
-    answers = await asyncio.gather(*(load(decoders) for _ in range(8)))
-    assert len(answers) == 8
-    decoders.close()
+    unblock.set()
+    assert len(await asyncio.gather(*(load(decoder) for _ in range(8)))) == 8
+    decoder.close()
 
 
-async def test_callers_who_wait_for_a_thread_are_told_when_the_client_closes(slow):
-    let, at_work = slow
-    decoders = Decoders(1)
-    tasks = [load(decoders) for _ in range(4)]
-    await until(lambda: len(at_work) == 1)
+async def test_calls_that_wait_for_a_thread_fail_when_the_decoder_is_closed(blocked):
+    unblock, started = blocked
+    decoder = Decoder(1)
+    tasks = [load(decoder) for _ in range(4)]
+    await until(lambda: started, "a thread decodes")
     await asyncio.sleep(0.01)
-    decoders.close()
-    let.set()
-    found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [isinstance(each, Closed) for each in found] == [False, False, True, True]
+    decoder.close()
+    unblock.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(each, Closed) for each in results] == [False, False, True, True]
 
 
-async def test_a_thread_that_outlives_the_event_loop_says_nothing(slow, caplog):
-    let, at_work = slow
+async def test_a_thread_that_ends_after_the_event_loop_logs_nothing(blocked, caplog):
+    unblock, started = blocked
 
-    def elsewhere():
-        async def run():
-            load(decoders := Decoders(1))
-            await until(lambda: at_work)
-            return decoders
+    async def begin():
+        task = load(decoder := Decoder(1))
+        await until(lambda: started, "a thread decodes")
+        assert not task.done()
+        return decoder
 
-        return asyncio.run(run())
-
-    decoders = await asyncio.to_thread(elsewhere)
-    let.set()
-    await asyncio.to_thread(decoders._pool.shutdown)
+    decoder = await asyncio.to_thread(lambda: asyncio.run(begin()))
+    unblock.set()
+    await asyncio.to_thread(decoder._pool.shutdown)
     assert caplog.records == []

@@ -1,4 +1,4 @@
-"""``alexnet-client`` on the terminal: tables for people, one JSON line last for machines, no tracebacks."""
+"""``alexnet-client`` on the command line: tables, JSON lines, exit codes, no tracebacks."""
 
 from __future__ import annotations
 
@@ -23,106 +23,119 @@ def last_json(result) -> dict:
 
 
 @pytest.fixture
-def picture(tmp_path):
-    """Writes a picture whose class the scripted server knows by its colour."""
+def picture(tmp_path, image):
+    """Writes an image of a class."""
 
     def write(name: str, kind: int):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((256, 256, 3), kind, np.uint8)).save(path)
+        Image.fromarray(image(kind)).resize((256, 256)).save(path)
         return path
 
     return write
 
 
 @pytest.fixture
-def target(scripted_elsewhere):
-    return scripted_elsewhere[1]
+def target(threaded_server):
+    return threaded_server.target
 
 
-def test_classify_prints_the_labels_and_a_json_line(target, picture):
+@pytest.mark.parametrize("command", [(), ("classify",), ("evaluate",), ("health",), ("metadata",), ("compare",)])
+def test_each_help_page_lists_the_exit_codes(command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Exit codes: 0 success, 1 a check or the run failed, 2" in " ".join(result.stdout.split())
+
+
+def test_classify_prints_the_most_probable_classes_and_a_json_line(target, picture):
     result = run("classify", picture("a.png", 1), picture("b.png", 2), "-t", target, "--top", 2)
     assert result.exit_code == 0
     assert "dog" in result.stdout
-    answers = last_json(result)["answers"]
-    assert [answer["top"][0]["label"] for answer in answers] == ["dog", "bird: small"]
-    assert len(answers[0]["top"]) == 2
+    images = last_json(result)["images"]
+    assert [each["top"][0]["label"] for each in images] == ["dog", "bird: small"]
+    assert len(images[0]["top"]) == 2
 
 
-def test_odd_file_names_are_shown_and_harm_nothing(target, picture, tmp_path):
+def test_file_names_with_brackets_or_invalid_utf8_are_printed(target, picture, tmp_path):
     odd = tmp_path / os.fsdecode(b"bad\xff.png")
     picture("plain.png", 1).rename(odd)
     result = run("classify", picture("[bold]x.png", 1), odd, "-t", target)
     assert result.exit_code == 0, result.output
     assert "[bold]x.png" in result.stdout
     assert "bad?.png" in result.stdout
-    assert len(last_json(result)["answers"]) == 2
+    assert len(last_json(result)["images"]) == 2
 
 
-def test_classify_answers_the_good_images_and_names_the_broken_one(target, picture, tmp_path):
+def test_classify_reports_an_unreadable_image_and_classifies_the_others(target, picture, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     result = run("classify", tmp_path / "broken.jpg", picture("a.png", 1), "-t", target, "--json")
     assert result.exit_code == 1
     assert "broken.jpg: not a JPEG, PNG or WebP image" in result.stderr
-    assert last_json(result)["answers"][0]["top"][0]["label"] == "dog"
+    assert last_json(result)["images"][0]["top"][0]["label"] == "dog"
     assert len(result.stdout.strip().splitlines()) == 1
 
 
-def test_evaluate_counts_what_was_right_and_draws_it(target, picture, tmp_path):
+def test_evaluate_prints_the_accuracy_and_draws_a_contact_sheet(target, picture, tmp_path):
     for number in range(3):
         picture(f"photos/dog/{number}.png", 1)
     picture("photos/cat/wrong.png", 2)
     (tmp_path / "photos/cat/broken.png").write_bytes(b"no image")
-    result = run("evaluate", tmp_path / "photos", "-t", target, "--sheet", tmp_path / "sheet.png")
+    result = run("evaluate", tmp_path / "photos", "-t", target, "--sheet", tmp_path / "sheets/sheet.png")
     assert result.exit_code == 0, result.stderr
     summary = last_json(result)
     assert (summary["accuracy"], summary["images"], summary["unreadable"]) == (0.75, 4, 1)
     assert summary["triton_version"] == "9.9.9"
     assert 0 < summary["p50_ms"] <= summary["p99_ms"]
+    assert "3 of 4 images correct" in result.stdout
     assert "broken.png" in result.stderr
-    elsewhere = run("evaluate", tmp_path / "photos", "-t", target, "--sheet", tmp_path)
-    assert "the picture cannot be written there" in elsewhere.stderr
-    assert last_json(elsewhere)["images"] == 4
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
-    assert (sheet == (0xC6, 0x28, 0x28)).all(2).any(), "the mistake is framed in red"
+    sheet = np.asarray(Image.open(tmp_path / "sheets/sheet.png").convert("RGB"))
+    assert (sheet == (0xC6, 0x28, 0x28)).all(2).any(), "the error has a red frame"
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "."])
-def test_evaluate_refuses_a_folder_without_images(target, tmp_path, folder):
-    result = run("evaluate", tmp_path / folder, "-t", target)
-    assert result.exit_code == 1
-    assert "no images there" in result.stderr
-
-
-def test_evaluate_refuses_a_class_the_model_does_not_know(target, picture, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "nowhere"), "no images found"),
+        (("evaluate", "."), "no images found"),
+        (("evaluate", "photos"), "the model has no class horse"),
+        (("evaluate", "photos", "--sheet", "."), "is a directory; choose another path"),
+        (("metadata", "--model", "other"), "unknown model: 'other'"),
+        (("metadata", "--tls", "nowhere"), "ca.crt: no such file"),
+        (("metadata", "--timeout", "0"), "timeout_s must be positive"),
+        (("health", "--target", "host"), "not an address of the form host:port"),
+        (("classify",), "Missing argument"),
+    ],
+)
+def test_user_errors_have_exit_code_2_and_no_traceback(target, picture, tmp_path, monkeypatch, arguments, message):
     picture("photos/horse/1.png", 1)
-    result = run("evaluate", tmp_path / "photos", "-t", target)
-    assert result.exit_code == 1
-    assert "the model knows no class horse" in result.stderr
+    monkeypatch.chdir(tmp_path)
+    result = run(arguments[0], "--target", target, *arguments[1:])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert isinstance(result.exception, SystemExit)
 
 
-def test_health_tells_ready_by_its_exit_code(target, free_port):
+def test_the_exit_code_of_health_is_1_if_the_model_is_not_ready_or_no_server_responds(target, free_port):
     assert run("health", "-t", target).exit_code == 0
-    assert run("health", "-t", target, "-m", "nobody").exit_code == 1
-    dead = run("health", "-t", f"127.0.0.1:{free_port()}")
-    assert dead.exit_code == 1
-    assert "no server answers there" in dead.stderr
+    assert run("health", "-t", target, "-m", "other").exit_code == 1
+    result = run("health", "-t", f"127.0.0.1:{free_port()}")
+    assert result.exit_code == 1
+    assert "no server responds" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["health", "metadata"])
-def test_with_json_there_is_one_line_and_it_is_json(target, command):
+def test_with_json_the_output_is_one_json_line(target, command):
     result = run(command, "-t", target, "--json")
     assert len(result.stdout.splitlines()) == 1
     assert json.loads(result.stdout)["model"] == "alexnet"
 
 
-def test_metadata_names_the_labels(target):
+def test_metadata_prints_the_labels(target):
     assert last_json(run("metadata", "-t", target))["labels"] == ["cat", "dog", "bird: small"]
 
 
-def test_a_server_error_is_one_line_and_no_traceback(scripted_elsewhere, picture):
-    server, target = scripted_elsewhere
-    server.fail = (grpc.StatusCode.INTERNAL, "out of cheese")
+def test_a_server_fault_has_exit_code_1_and_a_one_line_message(threaded_server, target, picture):
+    threaded_server.fail = (grpc.StatusCode.INTERNAL, "out of memory")
     result = run("classify", picture("a.png", 1), "-t", target)
     assert result.exit_code == 1
-    assert result.stderr.strip() == f"alexnet-client: {target}: out of cheese"
+    assert result.stderr.strip() == f"alexnet-client: {target}: out of memory"

@@ -1,4 +1,4 @@
-"""A stream of work: order kept, memory bounded, ends cleanly."""
+"""Concurrent processing of a stream: order, bounded memory, cleanup."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import asyncio
 import random
 
 import pytest
+from waiting import until
 
-from alexnet_client.ordered import in_order
-
-
-async def test_answers_come_in_the_order_of_the_items_whatever_takes_how_long():
-    chance = random.Random(1)
-
-    async def work(item):
-        await asyncio.sleep(chance.random() / 200)
-        return item
-
-    assert [answer async for answer in in_order(work, range(100), window=16)] == list(range(100))
+from alexnet_client.ordered_map import map_in_order
 
 
-async def test_no_more_items_are_taken_than_the_window():
-    taken = []
+async def double(item):
+    return 2 * item
+
+
+@pytest.fixture
+async def no_task_left():
+    """The test must leave no task."""
+    before = asyncio.all_tasks()
+    yield
+    assert asyncio.all_tasks() - before - {asyncio.current_task()} == set()
+
+
+async def test_results_have_the_order_of_the_items_and_at_most_window_items_are_taken():
+    rng, taken = random.Random(1), []
 
     def items():
         for number in range(100):
@@ -29,26 +32,26 @@ async def test_no_more_items_are_taken_than_the_window():
             yield number
 
     async def work(item):
-        await asyncio.sleep(0)
+        await asyncio.sleep(rng.random() / 200)
         return item
 
-    async for answer in in_order(work, items(), window=8):
-        assert len(taken) - answer <= 8 + 1
+    results = []
+    async for result in map_in_order(work, items(), window=16):
+        assert len(taken) - result <= 16
+        results.append(result)
+    assert results == list(range(100))
 
 
-async def test_items_may_come_asynchronously():
+async def test_items_may_be_asynchronous():
     async def items():
         for number in range(5):
             await asyncio.sleep(0)
             yield number
 
-    async def work(item):
-        return 2 * item
-
-    assert [answer async for answer in in_order(work, items(), window=2)] == [0, 2, 4, 6, 8]
+    assert [each async for each in map_in_order(double, items(), window=2)] == [0, 2, 4, 6, 8]
 
 
-async def test_a_failure_is_raised_in_its_place_and_the_rest_is_cancelled():
+async def test_an_error_is_raised_in_its_place_and_the_rest_is_cancelled(no_task_left):
     async def work(item):
         if item == 2:
             raise ValueError("two")
@@ -56,78 +59,62 @@ async def test_a_failure_is_raised_in_its_place_and_the_rest_is_cancelled():
             await asyncio.Event().wait()
         return item
 
-    before = len(asyncio.all_tasks())
-    stream = in_order(work, range(100), window=8)
+    stream = map_in_order(work, range(100), window=8)
     assert [await anext(stream), await anext(stream)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         await anext(stream)
-    assert len(asyncio.all_tasks()) == before
 
 
-async def test_a_stream_that_is_left_early_leaves_no_tasks():
-    async def work(item):
-        return item
-
-    before = len(asyncio.all_tasks())
-    stream = in_order(work, range(100), window=8)
-    async for _ in stream:
-        break
+async def test_a_stream_that_is_closed_early_leaves_no_task(no_task_left):
+    stream = map_in_order(double, range(100), window=8)
+    assert await anext(stream) == 0
     await stream.aclose()
-    assert len(asyncio.all_tasks()) == before
 
 
 @pytest.mark.parametrize("window", [1, 4])
-async def test_a_source_may_wait_for_an_answer_before_it_gives_the_next_item(window):
-    answered = asyncio.Queue()
+async def test_a_source_may_wait_for_a_result_before_its_next_item(window):
+    results = asyncio.Queue()
 
     async def items():
         for number in range(5):
             yield number
-            assert await answered.get() == number
+            assert await results.get() == 2 * number
 
-    async def work(item):
-        return item
-
-    async with asyncio.timeout(5):
-        async for answer in in_order(work, items(), window=window):
-            answered.put_nowait(answer)
-    assert answered.empty()
+    async with asyncio.timeout(60):
+        async for result in map_in_order(double, items(), window=window):
+            results.put_nowait(result)
+    assert results.empty()
 
 
-async def test_a_stream_that_is_left_while_its_source_has_no_item_leaves_no_tasks():
-    closed = []
+async def test_a_stream_that_is_closed_while_its_source_waits_closes_the_source(no_task_left):
+    waiting, closed = [], []
 
     async def items():
         try:
             yield 0
+            waiting.append(True)
             await asyncio.Event().wait()
         finally:
             closed.append(True)
 
-    async def work(item):
-        return item
-
-    before = len(asyncio.all_tasks())
-    stream = in_order(work, items(), window=8)
+    stream = map_in_order(double, items(), window=8)
     assert await anext(stream) == 0
-    waiting = asyncio.create_task(anext(stream))
-    await asyncio.sleep(0.01)
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
+    task = asyncio.create_task(anext(stream))
+    await until(lambda: waiting, "the source waits")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     await stream.aclose()
-    assert (len(asyncio.all_tasks()), closed) == (before, [True])
+    assert closed == [True]
 
 
-async def test_a_source_that_fails_ends_the_stream_with_its_own_error():
+async def test_an_error_of_the_source_ends_the_stream(no_task_left):
     async def items():
         yield 0
-        raise OSError("the disk is gone")
+        raise OSError("the disk failed")
 
     async def work(item):
         await asyncio.Event().wait()
 
-    before = len(asyncio.all_tasks())
-    with pytest.raises(OSError, match="the disk is gone"):
-        async for _ in in_order(work, items(), window=8):
+    with pytest.raises(OSError, match="the disk failed"):
+        async for _ in map_in_order(work, items(), window=8):
             pass
-    assert len(asyncio.all_tasks()) == before

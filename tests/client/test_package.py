@@ -1,4 +1,4 @@
-"""The distribution as it ships: light, typed, whole."""
+"""The wheel as it ships: light and typed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 CLIENT = Path(__file__).parents[2] / "client"
-
-
 ROOT = CLIENT.parent
 HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "pytriton", "matplotlib", "sklearn", "opentelemetry"}
 PROGRAM = """
@@ -31,11 +29,13 @@ def wheel(tmp_path_factory):
     return next(into.glob("*.whl"))
 
 
-def test_the_wheel_says_that_it_is_typed(wheel):
+@pytest.mark.slow
+def test_the_wheel_is_marked_as_typed(wheel):
     assert "alexnet_client/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
-def test_the_wheel_alone_in_an_empty_environment_imports_without_the_heavy_packages(wheel, tmp_path):
+@pytest.mark.slow
+def test_the_wheel_in_an_empty_environment_installs_and_imports_no_heavy_package(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "empty"], check=True)
     python = tmp_path / "empty/bin/python"
     install = [python, "-m", "pip", "install", "-q", "--constraint", ROOT / "constraints.txt", wheel]

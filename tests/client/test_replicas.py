@@ -1,4 +1,4 @@
-"""Which replica gets a request, and which ones are left alone."""
+"""Which replica gets a request, and when replicas are ejected and reinstated."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 
+from alexnet_client.concurrency import ConcurrencyRange
 from alexnet_client.errors import BadInput, DeadlineExceeded, Overloaded, ServerFault, Unavailable
-from alexnet_client.limit import LimitRange
-from alexnet_client.replicas import FIRST_PAUSE_S, LONGEST_PAUSE_S, ReplicaSet
+from alexnet_client.replicas import MAX_EJECTION_S, MIN_EJECTION_S, ReplicaSet
+
+ADDRESSES = ["a:1", "b:1", "c:1"]
 
 
 class Clock:
@@ -26,229 +28,227 @@ def clock():
 
 @pytest.fixture
 def trio(clock):
-    return ReplicaSet(["a:1", "b:1", "c:1"], bounds=LimitRange(), clock=clock, chance=random.Random(7))
+    return ReplicaSet(ADDRESSES, bounds=ConcurrencyRange(), clock=clock, rng=random.Random(7))
 
 
 def of(replicas, address):
     return next(each for each in replicas.all if each.address == address)
 
 
-def eject(replicas, address):
-    replicas.failed(of(replicas, address), Unavailable(f"{address}: gone"))
+def eject(replicas, *addresses):
+    for address in addresses:
+        replicas.failed(of(replicas, address), Unavailable(f"{address}: gone"))
 
 
-def test_equal_replicas_are_asked_evenly(trio):
+def time_out(replicas, replica, clock, seconds):
+    """A request without a response for this time."""
+    replicas.started(replica)
+    clock.now += seconds
+    replicas.failed(replica, DeadlineExceeded(f"{replica.address}: no response"))
+    replicas.ended(replica)
+
+
+def succeed(replicas, replica):
+    replicas.succeeded(replica, 0.01, images=1, in_flight=1)
+
+
+def addresses(replicas):
+    return [each.address for each in replicas]
+
+
+def chosen(replicas, **how):
+    return {replicas.choose(**how).address for _ in range(50)}
+
+
+def test_requests_are_balanced_evenly_at_low_load(trio):
     counts = Counter()
     for _ in range(3000):
         replica = trio.choose()
         counts[replica.address] += 1
-        trio.sent(replica)
-        trio.answered(replica, 0.01, images=1, in_flight=1)
+        trio.started(replica)
+        succeed(trio, replica)
         trio.ended(replica)
     assert all(970 < count < 1030 for count in counts.values()), counts
 
 
-def test_a_busy_replica_gets_less(trio):
+def test_a_busy_replica_gets_fewer_requests(trio):
     for _ in range(5):
-        trio.sent(of(trio, "a:1"))
-    assert "a:1" not in {trio.choose().address for _ in range(50)}
+        trio.started(of(trio, "a:1"))
+    assert chosen(trio) == {"b:1", "c:1"}
 
 
-def test_a_replica_that_failed_this_request_is_asked_last(trio):
-    tried = [of(trio, "a:1"), of(trio, "b:1")]
-    assert {trio.choose(without=tried).address for _ in range(20)} == {"c:1"}
-    assert trio.choose(without=trio.all).address in {"a:1", "b:1", "c:1"}
+def test_replicas_that_failed_the_request_are_avoided_if_there_are_others(trio):
+    assert chosen(trio, without=trio.all[:2]) == {"c:1"}
+    assert chosen(trio, without=trio.all) == set(ADDRESSES)
 
 
-def test_a_single_unavailable_ejects(trio):
+def test_one_unavailable_error_ejects(trio):
     eject(trio, "b:1")
-    assert [each.address for each in trio.usable] == ["a:1", "c:1"]
-    assert "b:1" not in {trio.choose().address for _ in range(50)}
+    assert addresses(trio.healthy) == ["a:1", "c:1"]
+    assert chosen(trio) == {"a:1", "c:1"}
 
 
-def test_three_faults_in_a_row_eject_and_an_answer_between_them_does_not(trio):
+def test_three_consecutive_server_faults_eject(trio):
     replica = of(trio, "a:1")
     for _ in range(2):
         trio.failed(replica, ServerFault("broken"))
-    trio.answered(replica, 0.01, images=1, in_flight=1)
+    succeed(trio, replica)
     for _ in range(2):
         trio.failed(replica, ServerFault("broken"))
-    assert replica.usable
+    assert replica.healthy
     trio.failed(replica, ServerFault("broken"))
-    assert not replica.usable
+    assert not replica.healthy
 
 
 @pytest.mark.parametrize("error", [BadInput("wrong"), Overloaded("full")])
-def test_a_replica_that_refuses_is_alive(trio, error):
+def test_rejected_requests_do_not_eject(trio, error):
     for _ in range(10):
         trio.failed(of(trio, "a:1"), error)
-    assert of(trio, "a:1").usable
+    assert of(trio, "a:1").healthy
 
 
-def test_an_impatient_caller_ejects_nobody_and_a_silent_replica_is_ejected(trio, clock):
+def test_a_short_timeout_does_not_eject_but_a_long_silence_does(trio, clock):
     replica = of(trio, "a:1")
-    trio.sent(replica)
+    trio.started(replica)
     clock.now += 0.01
     trio.failed(replica, DeadlineExceeded("10 ms"))
-    assert replica.usable
+    assert replica.healthy
     clock.now += 1.0
-    trio.failed(replica, DeadlineExceeded("a second later, nothing has come"))
-    assert not replica.usable
+    trio.failed(replica, DeadlineExceeded("one second later"))
+    assert not replica.healthy
 
 
-def test_a_replica_that_answers_others_is_not_silent(trio, clock):
+def test_the_silence_adds_up_over_requests_with_short_timeouts(trio, clock):
+    replica = of(trio, "a:1")
+    for _ in range(19):
+        time_out(trio, replica, clock, 0.05)
+    assert replica.healthy
+    for _ in range(11):
+        time_out(trio, replica, clock, 0.05)
+    assert not replica.healthy
+
+
+def test_idle_time_does_not_count_as_silence(trio, clock):
+    replica = of(trio, "a:1")
+    for idle_s in (60.0, 0.0):
+        time_out(trio, replica, clock, 0.05)
+        clock.now += idle_s
+    assert replica.healthy
+
+
+def test_a_timeout_does_not_eject_a_replica_that_responded_to_another_request(trio, clock):
     replica = of(trio, "a:1")
     for _ in range(2):
-        trio.sent(replica)
+        trio.started(replica)
     clock.now += 2.0
-    trio.answered(replica, 2.0, images=1, in_flight=2)
+    trio.succeeded(replica, 2.0, images=1, in_flight=2)
     trio.ended(replica)
     clock.now += 0.1
-    trio.failed(replica, DeadlineExceeded("the other one"))
-    assert replica.usable
+    trio.failed(replica, DeadlineExceeded("the other request"))
+    assert replica.healthy
 
 
-def test_the_last_replica_that_speaks_is_kept_unless_it_is_gone(trio):
-    eject(trio, "a:1")
-    eject(trio, "b:1")
+def test_the_last_healthy_replica_is_kept_despite_server_faults_but_not_if_it_is_unavailable(trio):
+    eject(trio, "a:1", "b:1")
     for _ in range(10):
         trio.failed(of(trio, "c:1"), ServerFault("sometimes"))
-    assert trio.choose().address == "c:1"
+    assert addresses(trio.healthy) == ["c:1"]
+    eject(trio, "c:1")
+    assert trio.healthy == []
 
 
-def silence(replicas, address, clock):
-    replica = of(replicas, address)
-    replicas.sent(replica)
-    clock.now += 2.0
-    replicas.failed(replica, DeadlineExceeded(f"{address}: silent"))
-    replicas.ended(replica)
+def test_the_only_replica_is_never_ejected(clock):
+    replicas = ReplicaSet(["a:1"], bounds=ConcurrencyRange(), clock=clock, rng=random.Random(7))
+    for _ in range(10):
+        eject(replicas, "a:1")
+    time_out(replicas, replicas.all[0], clock, 60.0)
+    assert addresses(replicas.healthy) == ["a:1"]
 
 
-def test_when_all_are_ejected_those_that_refuse_at_once_are_asked_all_the_same(trio, clock):
-    silence(trio, "a:1", clock)
+def test_if_all_are_ejected_those_that_fail_fast_get_requests(trio, clock):
+    time_out(trio, of(trio, "a:1"), clock, 2.0)
+    eject(trio, "b:1", "c:1")
+    assert trio.healthy == []
+    assert chosen(trio) == {"b:1", "c:1"}
+    assert chosen(trio, without=[of(trio, "b:1")]) == {"c:1"}
+
+
+def test_if_all_are_ejected_the_first_success_reinstates_its_replica_and_no_other(trio):
+    limits = []
+    eject(trio, *ADDRESSES)
+    trio.on_change = lambda: limits.append(trio.concurrency_limit)
     for address in ("b:1", "c:1"):
-        eject(trio, address)
-    assert trio.usable == []
-    assert {trio.choose().address for _ in range(50)} == {"b:1", "c:1"}
-    assert trio.choose(without=[of(trio, "b:1")]).address == "c:1"
+        succeed(trio, of(trio, address))
+    assert addresses(trio.healthy) == ["b:1"]
+    assert limits == [2]
 
 
-def test_the_first_that_answers_when_all_are_ejected_is_back_in_use_and_others_wait_for_their_probe(trio):
-    told = []
-    for address in ("a:1", "b:1", "c:1"):
-        eject(trio, address)
-    trio.on_change = lambda: told.append(trio.capacity)
-    for address in ("b:1", "c:1"):
-        trio.answered(of(trio, address), 0.01, images=1, in_flight=1)
-    assert [each.address for each in trio.usable] == ["b:1"]
-    assert told == [2]
-
-
-def test_a_late_answer_of_one_that_has_gone_brings_nobody_back(trio):
-    gone = of(trio, "a:1")
+def test_a_late_result_of_a_removed_replica_reinstates_nothing(trio):
+    removed = of(trio, "a:1")
     trio.update(["b:1"])
     trio.update(["a:1", "b:1"])
-    for address in ("a:1", "b:1"):
-        eject(trio, address)
-    trio.answered(gone, 0.01, images=1, in_flight=1)
-    assert trio.usable == []
+    eject(trio, "a:1", "b:1")
+    succeed(trio, removed)
+    assert trio.healthy == []
 
 
-def test_when_nobody_says_anything_callers_do_not_wait_for_it(trio, clock):
+def test_if_all_are_ejected_because_of_timeouts_a_request_fails_at_once(trio, clock):
     for address in ("a:1", "b:1"):
-        silence(trio, address, clock)
+        time_out(trio, of(trio, address), clock, 2.0)
     eject(trio, "c:1")
-    trio.failed(of(trio, "c:1"), DeadlineExceeded("c:1: silent"))
-    said = "a:1: silent; b:1: silent; c:1: silent"
-    with pytest.raises(Unavailable, match=f"none of 3 replicas can be used: {said}"):
+    trio.failed(of(trio, "c:1"), DeadlineExceeded("c:1: no response"))
+    errors = "; ".join(f"{address}: no response" for address in ADDRESSES)
+    with pytest.raises(Unavailable, match=f"none of 3 replicas is available: {errors}"):
         trio.choose()
 
 
-def test_the_only_replica_there_is_is_never_ejected(clock):
-    lone = ReplicaSet(["a:1"], bounds=LimitRange(), clock=clock, chance=random.Random(7))
-    for _ in range(10):
-        eject(lone, "a:1")
-    assert lone.choose().address == "a:1"
-
-
-def test_an_ejected_replica_is_probed_and_comes_back(trio, clock):
+def test_an_ejected_replica_is_reinstated_by_a_successful_probe(trio, clock):
     eject(trio, "a:1")
-    assert trio.due() == []
-    clock.now += FIRST_PAUSE_S
-    assert [each.address for each in trio.due()] == ["a:1"]
+    assert trio.due_for_probe() == []
+    clock.now += MIN_EJECTION_S
+    assert addresses(trio.due_for_probe()) == ["a:1"]
     trio.probed(of(trio, "a:1"), None)
-    assert of(trio, "a:1").usable
+    assert of(trio, "a:1").healthy
 
 
-def test_a_replica_that_stays_away_is_probed_less_often(trio, clock):
+def test_each_failed_probe_doubles_the_time_to_the_next(trio, clock):
     eject(trio, "a:1")
     replica, pauses = of(trio, "a:1"), []
     for _ in range(5):
-        pauses.append(replica.probe_s - clock.now)
-        clock.now = replica.probe_s
+        pauses.append(replica.probe_at_s - clock.now)
+        clock.now = replica.probe_at_s
         trio.probed(replica, Unavailable("a:1: still gone"))
-    assert pauses[:3] == pytest.approx([FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S])
-    assert pauses[-1] == pytest.approx(LONGEST_PAUSE_S)
+    assert pauses == pytest.approx([MIN_EJECTION_S * factor for factor in (1, 2, 4, 8)] + [MAX_EJECTION_S])
 
 
-def test_capacity_is_what_the_usable_ones_take_and_never_nothing(trio):
-    assert trio.capacity == 6
-    for address in ("a:1", "b:1", "c:1"):
-        eject(trio, address)
-    assert trio.capacity == 1
+def test_the_concurrency_limit_is_the_sum_of_the_healthy_replicas_and_at_least_one(trio):
+    assert trio.concurrency_limit == 6
+    eject(trio, *ADDRESSES)
+    assert trio.concurrency_limit == 1
 
 
-def test_what_is_stuck_at_an_ejected_replica_takes_no_place_from_the_others(trio, clock):
-    stopped = of(trio, "a:1")
+def test_requests_stuck_at_an_ejected_or_removed_replica_do_not_count_against_the_limit_of_others(trio, clock):
+    stuck = of(trio, "a:1")
     for _ in range(2):
-        trio.sent(stopped)
+        trio.started(stuck)
     clock.now += 2.0
-    trio.failed(stopped, DeadlineExceeded("silent"))
-    assert not stopped.usable
-    assert trio.capacity - stopped.outstanding == 4
+    trio.failed(stuck, DeadlineExceeded("no response"))
+    assert trio.concurrency_limit - stuck.outstanding == 4
+    trio.update(["b:1"])
+    assert trio.concurrency_limit - stuck.outstanding == 2
 
 
-def test_whoever_waits_for_room_is_told_when_there_may_be_some(trio):
-    told = []
-    trio.on_change = lambda: told.append(trio.capacity)
+def test_each_change_of_the_limit_is_reported(trio):
+    limits = []
+    trio.on_change = lambda: limits.append(trio.concurrency_limit)
     eject(trio, "a:1")
     trio.probed(of(trio, "a:1"), None)
     trio.update(["a:1"])
-    assert told == [4, 6, 2]
+    assert limits == [4, 6, 2]
 
 
-def test_new_addresses_join_and_known_ones_keep_what_is_known(trio):
+def test_an_update_adds_and_removes_replicas_and_keeps_the_state_of_the_others(trio):
     eject(trio, "a:1")
-    new, gone = trio.update(["a:1", "d:1"])
-    assert [each.address for each in new] == ["d:1"]
-    assert {each.address for each in gone} == {"b:1", "c:1"}
-    assert [each.address for each in trio.usable] == ["d:1"]
-
-
-def test_idle_time_is_no_silence(trio, clock):
-    replica = of(trio, "a:1")
-    for idle_s in (60.0, 0.0):
-        trio.sent(replica)
-        clock.now += 0.05
-        trio.failed(replica, DeadlineExceeded("cancelled"))
-        trio.ended(replica)
-        clock.now += idle_s
-    assert replica.usable
-
-
-def test_impatient_callers_find_a_silent_replica_out_together(trio, clock):
-    replica = of(trio, "a:1")
-    for _ in range(30):
-        trio.sent(replica)
-        clock.now += 0.05
-        trio.failed(replica, DeadlineExceeded("cancelled"))
-        trio.ended(replica)
-    assert not replica.usable
-
-
-def test_what_is_stuck_at_a_replica_that_left_takes_no_place_either(trio):
-    stuck = of(trio, "a:1")
-    for _ in range(4):
-        trio.sent(stuck)
-    trio.update(["b:1"])
-    assert trio.capacity - stuck.outstanding == 2
+    added, removed = trio.update(["a:1", "d:1"])
+    assert (addresses(added), addresses(removed)) == (["d:1"], ["b:1", "c:1"])
+    assert addresses(trio.healthy) == ["d:1"]

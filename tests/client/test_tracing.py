@@ -1,4 +1,4 @@
-"""Spans as an exporter gets them, and the context as the server gets it."""
+"""Exported spans, and the trace context at the server."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, StaticSampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 from tritonclient.grpc import service_pb2_grpc
+from waiting import until
 
 from alexnet_client import Client, ServerFault
-from alexnet_client.events import BatchSent, Retried
+from alexnet_client.events import Retried
 from alexnet_client.retries import RetryOptions
 from alexnet_client.tracing import Tracing
 
@@ -26,7 +27,7 @@ IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
 
 
 class Spans:
-    """A provider that keeps the spans it was given, in the order in which they ended."""
+    """Collects finished spans, in the order in which they ended."""
 
     def __init__(self, **options) -> None:
         self._exporter = InMemorySpanExporter()
@@ -38,17 +39,17 @@ class Spans:
         return [span for span in self._exporter.get_finished_spans() if span.name == name]
 
 
-class Ear(grpc.aio.ServerInterceptor):
-    """Keeps the metadata of each inference that has a trace."""
+class MetadataRecorder(grpc.aio.ServerInterceptor):
+    """Records the trace context of each inference."""
 
     def __init__(self) -> None:
-        self.heard = []
+        self.contexts = []
 
     async def intercept_service(self, continuation, details):
         metadata = dict(details.invocation_metadata)
         if "traceparent" in metadata:
             assert details.method == "/inference.GRPCInferenceService/ModelInfer"
-            self.heard.append({key: metadata[key] for key in ("traceparent", "tracestate") if key in metadata})
+            self.contexts.append({key: metadata[key] for key in ("traceparent", "tracestate") if key in metadata})
         return await continuation(details)
 
 
@@ -58,16 +59,15 @@ def spans():
 
 
 @pytest.fixture
-async def overheard(scripted):
-    """(server, target, what it heard) of the scripted server behind an ear."""
-    servicer, _ = scripted
-    ear = Ear()
-    server = grpc.aio.server(interceptors=[ear])
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield servicer, f"127.0.0.1:{port}", ear.heard
-    await server.stop(None)
+async def recorded(server):
+    """(target, contexts) of the fake server behind a recorder of trace contexts."""
+    recorder = MetadataRecorder()
+    front = grpc.aio.server(interceptors=[recorder])
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(server, front)
+    port = front.add_insecure_port("127.0.0.1:0")
+    await front.start()
+    yield f"127.0.0.1:{port}", recorder.contexts
+    await front.stop(None)
 
 
 def remote(*, sampled: bool, state: tuple[tuple[str, str], ...] = ()) -> NonRecordingSpan:
@@ -81,10 +81,9 @@ def links(span):
     return [link.context.span_id for link in span.links]
 
 
-async def test_a_call_is_a_span_in_its_callers_trace(spans, scripted):
-    _, target = scripted
+async def test_the_span_of_a_call_belongs_to_the_trace_of_its_caller(spans, server):
     with spans.tracer.start_as_current_span("request") as request:
-        async with Client(target, tracing=Tracing(spans.provider)) as client:
+        async with Client(server.target, tracing=Tracing(spans.provider)) as client:
             await client.classify(IMAGE[0])
             await client.infer(IMAGE)
     for name in ("alexnet classify", "alexnet infer"):
@@ -95,47 +94,45 @@ async def test_a_call_is_a_span_in_its_callers_trace(spans, scripted):
         assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_a_batch_is_linked_to_all_its_calls_and_each_of_them_leads_to_it(spans, scripted):
-    _, target = scripted
-    async with Client(target, tracing=Tracing(spans.provider)) as client:
+async def test_a_batch_and_its_calls_are_linked(spans, server):
+    async with Client(server.target, tracing=Tracing(spans.provider)) as client:
         await client.signature()
         await asyncio.gather(*(client.infer(IMAGE) for _ in range(3)))
     (batch,), calls = spans("alexnet batch"), sorted(spans("alexnet infer"), key=lambda span: span.start_time)
     assert batch.kind is SpanKind.CLIENT
-    assert dict(batch.attributes) == {"alexnet.images": 3, "alexnet.callers": 3}
+    assert dict(batch.attributes) == {"alexnet.images": 3, "alexnet.calls": 3}
     assert links(batch) == [call.context.span_id for call in calls]
     assert batch.parent.span_id == calls[0].context.span_id
     assert [links(call) for call in calls] == [[], [batch.context.span_id], [batch.context.span_id]]
     assert len({call.context.trace_id for call in calls}) == 3
 
 
-async def test_a_call_larger_than_a_batch_is_linked_from_every_batch(spans, scripted):
-    _, target = scripted
-    async with Client(target, tracing=Tracing(spans.provider)) as client:
+async def test_all_batches_of_a_large_call_are_linked_to_it(spans, server):
+    async with Client(server.target, tracing=Tracing(spans.provider)) as client:
         await client.infer(np.repeat(IMAGE, 12, 0))
     (call,), batches = spans("alexnet infer"), spans("alexnet batch")
     assert sorted(batch.attributes["alexnet.images"] for batch in batches) == [4, 8]
     assert [links(batch) for batch in batches] == [[call.context.span_id]] * 2
 
 
-async def test_the_server_is_told_the_batchs_span_and_the_callers_state(spans, overheard):
-    _, target, heard = overheard
+async def test_the_server_gets_the_span_of_the_batch_and_the_trace_state_of_the_caller(spans, recorded):
+    target, contexts = recorded
     async with Client(target, tracing=Tracing(spans.provider)) as client:
         with trace.use_span(remote(sampled=True, state=(("vendor", "7"),))):
             await client.infer(IMAGE)
     (batch,) = spans("alexnet batch")
-    assert heard == [{"traceparent": f"00-{0xA11:032x}-{batch.context.span_id:016x}-01", "tracestate": "vendor=7"}]
+    assert contexts == [{"traceparent": f"00-{0xA11:032x}-{batch.context.span_id:016x}-01", "tracestate": "vendor=7"}]
 
 
-async def test_all_attempts_belong_to_one_batch_which_names_their_replicas(spans, overheard):
-    server, target, heard = overheard
+async def test_all_attempts_belong_to_the_span_of_the_batch(spans, server, recorded):
+    target, contexts = recorded
 
-    def mend(event):
+    def fix(event):
         if isinstance(event, Retried):
             server.fail = None
 
-    options = RetryOptions(first_backoff_s=1e-6)
-    async with Client(target, retries=options, listeners=[mend], tracing=Tracing(spans.provider)) as client:
+    options = RetryOptions(initial_backoff_s=1e-6)
+    async with Client(target, retries=options, listeners=[fix], tracing=Tracing(spans.provider)) as client:
         server.fail = (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
         await client.infer(IMAGE)
     (batch,) = spans("alexnet batch")
@@ -143,35 +140,30 @@ async def test_all_attempts_belong_to_one_batch_which_names_their_replicas(spans
         ("attempt", {"alexnet.replica": target}),
         ("attempt", {"alexnet.replica": target}),
     ]
-    assert len(heard) == 2
-    assert heard[0] == heard[1]
+    assert len(contexts) == 2
+    assert contexts[0] == contexts[1]
     assert batch.status.status_code is StatusCode.UNSET
 
 
-async def test_an_error_is_recorded_on_the_call_and_on_the_batch(spans, scripted):
-    server, target = scripted
+async def test_an_error_is_recorded_on_the_call_and_on_the_batch(spans, server):
     server.fail = (grpc.StatusCode.INTERNAL, "Stub process is not healthy")
-    async with Client(target, tracing=Tracing(spans.provider)) as client:
+    async with Client(server.target, tracing=Tracing(spans.provider)) as client:
         with pytest.raises(ServerFault):
             await client.infer(IMAGE)
     for span in (*spans("alexnet infer"), *spans("alexnet batch")):
         assert span.status.status_code is StatusCode.ERROR
-        assert span.status.description == f"ServerFault: {target}: Stub process is not healthy"
+        assert span.status.description == f"ServerFault: {server.target}: Stub process is not healthy"
         (error,) = [event for event in span.events if event.name == "exception"]
         assert error.attributes["exception.type"] == "alexnet_client.errors.ServerFault"
     assert len(spans("alexnet infer")) == len(spans("alexnet batch")) == 1
 
 
-async def test_a_call_that_is_cancelled_is_an_error_and_so_is_its_batch(spans, scripted):
-    server, target = scripted
-    sent = asyncio.Event()
-    tell = lambda event: sent.set() if isinstance(event, BatchSent) else None  # noqa: E731
-    async with Client(target, listeners=[tell], tracing=Tracing(spans.provider)) as client:
+async def test_a_cancelled_call_and_its_batch_have_the_status_error(spans, server):
+    async with Client(server.target, tracing=Tracing(spans.provider)) as client:
         await client.signature()
         server.hang = True
         call = asyncio.create_task(client.infer(IMAGE))
-        await sent.wait()
-        await asyncio.wait([call], timeout=0)  # the batch's task begins
+        await until(lambda: server.working, "the request is at the server")
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -180,45 +172,45 @@ async def test_a_call_that_is_cancelled_is_an_error_and_so_is_its_batch(spans, s
         assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "cancelled")
 
 
-def test_a_batch_joins_the_trace_of_a_call_that_is_sampled(spans):
-    callers = [remote(sampled=False), remote(sampled=True)]
-    with Tracing(spans.provider).batch(callers, images=2):
+def test_a_batch_belongs_to_the_trace_of_a_sampled_call(spans):
+    calls = [remote(sampled=False), remote(sampled=True)]
+    with Tracing(spans.provider).batch(calls, images=2):
         pass
     (batch,) = spans("alexnet batch")
-    assert batch.parent.span_id == callers[1].get_span_context().span_id
-    assert links(batch) == [each.get_span_context().span_id for each in callers]
+    assert batch.parent.span_id == calls[1].get_span_context().span_id
+    assert links(batch) == [each.get_span_context().span_id for each in calls]
 
 
-def test_a_batch_of_calls_that_are_not_sampled_is_not_either():
-    everything_else = Spans(sampler=ParentBased(StaticSampler(Decision.RECORD_AND_SAMPLE)))
-    tracing = Tracing(everything_else.provider)
+def test_a_batch_of_calls_that_are_not_sampled_is_not_sampled():
+    spans = Spans(sampler=ParentBased(StaticSampler(Decision.RECORD_AND_SAMPLE)))
+    tracing = Tracing(spans.provider)
     with tracing.batch([remote(sampled=False)], images=1):
-        assert tracing.attempt("a:1")[0][1].endswith("-00"), "the server shall not sample it either"
-    assert not everything_else("alexnet batch")
+        assert tracing.attempt("a:1")[0][1].endswith("-00"), "the server must not sample it"
+    assert not spans("alexnet batch")
 
 
-def test_a_batch_without_traced_calls_begins_a_trace_whatever_task_sends_it(spans):
-    with spans.tracer.start_as_current_span("somebody's"), Tracing(spans.provider).batch([], images=1):
+def test_a_batch_without_traced_calls_starts_a_new_trace(spans):
+    with spans.tracer.start_as_current_span("another request"), Tracing(spans.provider).batch([], images=1):
         pass
     (batch,) = spans("alexnet batch")
     assert batch.parent is None
     assert not batch.links
 
 
-def test_without_an_sdk_the_callers_own_context_reaches_the_server():
-    tracing, caller = Tracing(trace.NoOpTracerProvider()), remote(sampled=True)
-    with tracing.batch([caller], images=1):
+def test_without_an_sdk_the_server_gets_the_context_of_the_caller():
+    tracing, call = Tracing(trace.NoOpTracerProvider()), remote(sampled=True)
+    with tracing.batch([call], images=1):
         assert tracing.attempt("a:1") == (("traceparent", f"00-{0xA11:032x}-{0xB0C:016x}-01"),)
-    with tracing.batch([tracing.caller()], images=1):
+    with tracing.batch([tracing.current_span()], images=1):
         assert tracing.attempt("a:1") == ()
 
 
-async def test_a_client_without_tracing_sends_no_context(overheard, spans):
-    _, target, heard = overheard
+async def test_a_client_without_tracing_sends_no_context(recorded, spans):
+    target, contexts = recorded
     with spans.tracer.start_as_current_span("request"):
         async with Client(target) as client:
             await client.infer(IMAGE)
-    assert heard == []
+    assert contexts == []
 
 
 @pytest.mark.parametrize(
@@ -231,7 +223,7 @@ try: import alexnet_client.tracing
 except ImportError as error: assert "pip install 'alexnet-client[tracing]'" in str(error)
 else: raise SystemExit("imported")""",
     ],
-    ids=["it is not imported", "its absence is told only to those who want it"],
+    ids=["it is not imported without need", "only the tracing module reports its absence"],
 )
-def test_the_package_for_traces_is_optional(program):
+def test_opentelemetry_is_optional(program):
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

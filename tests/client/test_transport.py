@@ -1,4 +1,4 @@
-"""From gRPC's status codes to what a caller can do."""
+"""Conversion of gRPC status codes to exceptions."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ S = grpc.StatusCode
         (S.CANCELLED, "", ServerFault),
     ],
 )
-def test_each_status_becomes_what_the_caller_can_do_about_it(code, details, expected):
+def test_each_status_becomes_the_matching_exception(code, details, expected):
     error = error_from_status(code, details, "host:1", 2.0)
     assert type(error) is expected
 
 
 @pytest.mark.parametrize("code", list(S))
-def test_every_status_there_is_becomes_an_error_that_names_the_server(code):
+def test_every_status_becomes_an_error_that_names_the_server(code):
     error = error_from_status(code, "", "host:1", 2.0)
     assert isinstance(error, ClientError)
     assert str(error).startswith("host:1: ")
 
 
-def test_a_timeout_says_how_long_was_waited():
-    assert str(error_from_status(S.DEADLINE_EXCEEDED, "", "host:1", 0.25)) == "host:1: no answer within 0.25 s"
+def test_the_error_of_a_timeout_contains_the_timeout():
+    assert str(error_from_status(S.DEADLINE_EXCEEDED, "", "host:1", 0.25)) == "host:1: no response within 0.25 s"
