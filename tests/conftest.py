@@ -33,7 +33,14 @@ keep_freed_memory()  # tests create many models; allocating new pages for each t
 
 SMALL = Widths(channels=(16, 48, 96, 64, 64), hidden=256)
 """A quarter of the channels: a tenth of the cost, for tests in which the size of the network does not matter."""
-QUICK = ExportOptions(rounds=2, batch_sizes=(1, 2), repeats_of_one=2, minimum_images=80, sensitivity_images=16)
+QUICK = ExportOptions(
+    rounds=2,
+    batch_sizes=(1, 2),
+    repeats_of_one=2,
+    minimum_images=80,
+    maximum_images=80,
+    sensitivity_images=16,
+)
 """Options of exports whose speed measurements and gates are not tested."""
 
 

@@ -16,8 +16,15 @@ from alexnet_export.__main__ import app
 from alexnet_export.accelerators import OVERWRITTEN_KEYS, TENSORRT_KEYS
 from alexnet_export.check import check_config, check_repository
 from alexnet_export.check_subject import TARGETS
-from alexnet_export.triton_config import bounded_config, cpu_config, gpu_config, render_configs, tensorrt_config
-from alexnet_export.triton_config import decode_config, encoded_config
+from alexnet_export.triton_config import (
+    bounded_config,
+    cpu_config,
+    decode_config,
+    encoded_config,
+    gpu_config,
+    render_configs,
+    tensorrt_config,
+)
 from alexnet_server.onnxruntime import providers
 
 OLD, NEW = TARGETS["24.10"], TARGETS["26.06"]

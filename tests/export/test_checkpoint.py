@@ -11,10 +11,10 @@ import sys
 import pytest
 import torch
 
+from alexnet_client.errors import BadInput
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export import model
 from alexnet_export.checkpoint import Checkpoint
-from alexnet_client.errors import BadInput
 from alexnet_export.model import UNIFORM
 
 

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from alexnet_client import images
+from alexnet_client.errors import BadInput
 from alexnet_export.data import evaluation_batches, open_dataset, training_batches
 from alexnet_export.digits import draw
-from alexnet_client.errors import BadInput
 
 
 def picture(path, colour=(10, 20, 30), size=(300, 260)):

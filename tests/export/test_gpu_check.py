@@ -13,8 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from alexnet_export.__main__ import app
 from alexnet_client.errors import BadInput
+from alexnet_export.__main__ import app
 from alexnet_export.gpu_check import checks, run
 from alexnet_export.gpu_check.roofline import Peaks, layers_of, least_seconds
 from alexnet_export.gpu_check.rows import Row, Skip, as_markdown, run_checks

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_export.data import DataSet, open_dataset
 from alexnet_client.errors import BadInput
-from alexnet_export.image_sets import calibration_images, selection_images, gate_images
+from alexnet_export.data import DataSet, open_dataset
+from alexnet_export.image_sets import calibration_images, gate_images, selection_images
 
 
 def same(images, split, indices):

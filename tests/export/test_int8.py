@@ -8,8 +8,8 @@ import pytest
 from alexnet_export import int8, rewrites
 from alexnet_export.errors import GateFailed
 from alexnet_export.gates import Comparison, Loss
-from alexnet_export.image_sets import Images
 from alexnet_export.graph import layers, read_model, to_bytes
+from alexnet_export.image_sets import Images
 from alexnet_export.quantize import CPU
 from alexnet_export.runners import operators_that_run
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from alexnet_export.data import evaluation_batches
 from alexnet_client.errors import BadInput
+from alexnet_export.data import evaluation_batches
 from alexnet_export.model import IMAGENET, UNIFORM, AlexNet, Normalization, ServedModel, check_state_dict, initialize
 
 # What torchvision.models.alexnet().state_dict() holds, in its order.

@@ -9,9 +9,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from alexnet_client.errors import BadInput
 from alexnet_export import rewrites
 from alexnet_export.calibrate import limits, observe
-from alexnet_client.errors import BadInput
 from alexnet_export.graph import copy, layers, read_model, to_bytes
 from alexnet_export.quantize import (
     CPU,

@@ -8,8 +8,8 @@ import types
 import pytest
 import torch
 
-from alexnet_export import to_tensorrt
 from alexnet_client.errors import BadInput
+from alexnet_export import to_tensorrt
 from alexnet_export.errors import GateFailed
 
 

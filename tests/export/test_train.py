@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet_client.errors import BadInput
 from alexnet_export import model
 from alexnet_export.curves import draw_curves
 from alexnet_export.data import DataSet, Unreadable
-from alexnet_client.errors import BadInput
 from alexnet_export.options import Evaluated, StepDone, TrainOptions
 from alexnet_export.train import train
 

@@ -8,16 +8,19 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from alexnet_export.digits import LABELS
 from alexnet_export.triton_config import (
+    VERSION,
     bounded_config,
     cpu_config,
+    decode_config,
+    encoded_config,
     gpu_config,
     render_config,
     render_configs,
+    render_encoded_configs,
     tensorrt_config,
 )
-from alexnet_export.triton_config import VERSION, decode_config, encoded_config, render_encoded_configs
-from alexnet_export.digits import LABELS
 
 MODEL = Path("model_repository/alexnet")
 

@@ -6,14 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
-from alexnet_export.checkpoint import Checkpoint
 from alexnet_client.errors import BadInput
+from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.errors import GateFailed
 from alexnet_export.gates import check_parity, compare
 from alexnet_export.image_sets import gate_images
 from alexnet_export.model import IMAGENET
-from alexnet_export.runners import onnx_runner, open_session, torch_runner
-from alexnet_export.runners import answers
+from alexnet_export.runners import answers, onnx_runner, open_session, torch_runner
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import threading
 import pytest
 import torch
 
-from alexnet_export import model
 from alexnet_client.errors import BadInput
+from alexnet_export import model
 from alexnet_export.model import IMAGENET, AlexNet
 from alexnet_export.weights import download_imagenet, imagenet_labels, import_state_dict, read_labels
 
