@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from alerts import BURN_RATES, CAUSES, Scenario, promtool_problems
+from alerts import BURN_RATES, CAUSES
 
 from alexnet_server.monitoring.__main__ import generated_files
 from alexnet_server.monitoring.panels import ROWS
@@ -39,17 +39,6 @@ GENERATED = generated_files(DEPLOY)
 ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
 
 
-def problems(scenario: Scenario, directory: Path) -> str:
-    """Output of promtool, without the rules that the scenario does not need: they take most of the time."""
-    slo = "slo" in scenario.labels
-    groups = [
-        {**group, "rules": [rule for rule in group["rules"] if rule.get("alert", scenario.alert) == scenario.alert]}
-        for group in GROUPS
-        if group["name"].startswith("slo") == slo
-    ]
-    return promtool_problems({"groups": groups}, scenario.test(), directory, scenario.step_s)
-
-
 @pytest.mark.parametrize("name", GENERATED)
 def test_committed_files_equal_the_generated_ones(name):
     assert (DEPLOY / name).read_text() == GENERATED[name], "run `make monitoring` and commit its output"
@@ -64,19 +53,19 @@ def test_promtool_accepts_configuration_and_rules():
 @needs_promtool
 @pytest.mark.parametrize("scenario", CAUSES, ids=lambda each: f"{each.alert}-{each.labels['severity']}")
 def test_a_cause_alert_fires_exactly_at_its_threshold(scenario, tmp_path):
-    assert problems(scenario, tmp_path) == ""
+    assert scenario.problems(GROUPS, tmp_path) == ""
 
 
 @needs_promtool
 @pytest.mark.parametrize("scenario", BURN_RATES, ids=lambda each: f"{each.alert}-{each.labels['window']}")
 def test_a_burn_rate_alert_fires_after_half_a_window_at_twice_its_burn_rate(scenario, tmp_path):
-    assert problems(scenario, tmp_path) == ""
+    assert scenario.problems(GROUPS, tmp_path) == ""
 
 
 @needs_promtool
 def test_a_scenario_with_a_wrong_time_fails(tmp_path):
-    late = replace(CAUSES[0], fires_s=CAUSES[0].fires_s + CAUSES[0].step_s)
-    assert late.alert in problems(late, tmp_path)
+    late = replace(CAUSES[0], fires_after_s=CAUSES[0].fires_after_s + CAUSES[0].step_s)
+    assert late.alert in late.problems(GROUPS, tmp_path)
 
 
 def test_every_alert_has_a_scenario():

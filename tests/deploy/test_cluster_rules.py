@@ -9,60 +9,25 @@ from typing import Any
 
 import pytest
 import yaml
-from alerts import Scenario, promtool_problems, ticket
+from alerts import CLUSTER, promtool_problems
 
 from alexnet_server.monitoring.kubernetes import REPLACED, prometheus_rule
 
 KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
-RULES = yaml.safe_load((KUBERNETES / "monitoring/rules.yaml").read_text())["spec"]
+GROUPS = yaml.safe_load((KUBERNETES / "monitoring/rules.yaml").read_text())["spec"]["groups"]
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus): no rule is tested"
 )
 NAMESPACE = 'namespace="alexnet-serving"'
-POD = f'job="kube-state-metrics",{NAMESPACE},pod="alexnet-1"'
-POD_LABELS = {"job": "kube-state-metrics", "namespace": "alexnet-serving", "pod": "alexnet-1"}
-RULE_GROUP = "/etc/prometheus/rules/rules-0/alexnet-serving-alexnet-0a1b.yaml;causes"
-SCENARIOS = (
-    Scenario(
-        "TargetDown",
-        {
-            f'up{{job="triton",{NAMESPACE},instance="alexnet-1"}}': "0x30",
-            'up{job="web",namespace="shop",instance="a"}': "0x30",
-        },
-        5 * 60,
-        ticket(job="triton", namespace="alexnet-serving", instance="alexnet-1"),
-    ),
-    Scenario(
-        "ServerNotReady",
-        {f'kube_pod_status_ready{{{POD},condition="true"}}': "0x70"},
-        15 * 60,
-        ticket(**POD_LABELS, condition="true"),
-    ),
-    Scenario(
-        "ServerRestarted",
-        {f'kube_pod_container_status_restarts_total{{{POD},container="triton"}}': "0x5 1x10"},
-        6 * 15,
-        ticket(**POD_LABELS, container="triton"),
-    ),
-    Scenario(
-        "PrometheusRuleFailures",
-        {
-            f'prometheus_rule_evaluation_failures_total{{rule_group="{RULE_GROUP}"}}': "0 0+1x40",
-            'prometheus_rule_evaluation_failures_total{rule_group="/etc/shop.yaml;a"}': "0 0+1x40",
-        },
-        5 * 60 + 30,
-        ticket(rule_group=RULE_GROUP),
-    ),
-)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.alert)
+@pytest.mark.parametrize("scenario", CLUSTER, ids=lambda scenario: scenario.alert)
 def test_an_alert_with_a_cluster_expression_fires_exactly_at_its_threshold(scenario, tmp_path):
-    assert promtool_problems(RULES, scenario.test(), tmp_path) == ""
+    assert scenario.problems(GROUPS, tmp_path) == ""
 
 
 def test_every_alert_with_a_cluster_expression_has_a_scenario():
-    assert {scenario.alert for scenario in SCENARIOS} == set(REPLACED)
+    assert {scenario.alert for scenario in CLUSTER} == set(REPLACED)
 
 
 def evaluation(query: str, series: dict[str, str], expected: dict[str, float]) -> dict[str, Any]:
@@ -82,7 +47,7 @@ def test_triton_servers_of_other_namespaces_are_not_counted(images, problem, tmp
         for namespace, instance, rate in ((NAMESPACE, "a", 2), (NAMESPACE, "b", 3), ('namespace="shop"', "c", 100))
     }
     test = evaluation("model:triton_images:rate5m", series, {'model:triton_images:rate5m{model="alexnet"}': images})
-    found = promtool_problems(RULES, test, tmp_path)
+    found = promtool_problems(GROUPS, test, tmp_path)
     assert re.search(problem, found) if problem else found == ""
 
 
@@ -143,4 +108,4 @@ BUSY_AND_IDLE = {**pod("a", 3000, 1000), **pod("b", 0, 0)}
     ],
 )
 def test_an_autoscaler_query_returns_a_value(query, series, expected, tmp_path):
-    assert promtool_problems({"groups": []}, evaluation(query, series, expected), tmp_path) == ""
+    assert promtool_problems([], evaluation(query, series, expected), tmp_path) == ""

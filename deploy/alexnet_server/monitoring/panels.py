@@ -42,9 +42,10 @@ class Panel:
     main: bool = False
 
 
-def _quantiles(bucket: str, *quantiles: float) -> tuple[Query, ...]:
+def _quantiles(bucket: str, *quantiles: float, legend: str = "") -> tuple[Query, ...]:
     return tuple(
-        Query(f"histogram_quantile({each}, sum by (le) (rate({bucket}[5m])))", f"p{100 * each:g}") for each in quantiles
+        Query(f"histogram_quantile({each}, sum by (le) (rate({bucket}[5m])))", f"{legend}p{100 * each:g}")
+        for each in quantiles
     )
 
 
@@ -63,7 +64,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 f"Error budget remaining: {slo.name}",
                 (Query(f'{BUDGET_REMAINING}{{slo="{slo.name}"}}', "{{job}}"),),
                 "percentunit",
-                f"The error budget is {slo.budget:.1%} of the calls in 30 days. Below 0 %, the SLO is violated.",
+                f"The error budget is {100 * slo.budget:g} % of the calls in 30 days. Below 0 %, the SLO is violated.",
                 kind="stat",
                 main=True,
             )
@@ -149,7 +150,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Batch size",
             (
                 Query("instance_model:triton_batch_images:mean5m", "{{model}} at {{instance}}: mean"),
-                *_quantiles("alexnet_backend_batch_images_bucket", 0.95),
+                *_quantiles("alexnet_backend_batch_images_bucket", 0.95, legend="all models: "),
                 Query(
                     "rate(alexnet_client_batch_images_sum[5m]) / (rate(alexnet_client_batch_images_count[5m]) > 0)",
                     "sent by {{instance}}: mean",

@@ -163,8 +163,8 @@ def _alert(slo: Slo, alert: BurnRateAlert, scale: float) -> dict[str, Any]:
         "labels": {"severity": alert.severity, "window": window},
         "annotations": {
             "summary": f"{{{{ $value | humanizePercentage }}}} of the calls of {{{{ $labels.job }}}} {slo.violation} in the last "
-            f"{window}. The SLO allows {slo.budget:.1%}. The 30-day error budget lasts "
-            f"{duration(PERIOD_S // alert.burn_rate // 3600 * 3600)} at a burn rate of {alert.burn_rate:g}.",
+            f"{window}. The SLO allows {100 * slo.budget:g} %. The 30-day error budget lasts "
+            f"{duration(round(PERIOD_S / alert.burn_rate))} at a burn rate of {alert.burn_rate:g}.",
             "runbook_url": f"deploy/RUNBOOK.md#{slo.alert.lower()}",
         },
     }
