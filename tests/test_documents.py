@@ -1,4 +1,4 @@
-"""The commands of deploy/README.md exist and have the options that they are given; the named files exist."""
+"""The documents: their commands exist and have the options that they are given, their links and the named files exist."""
 
 from __future__ import annotations
 
@@ -17,10 +17,18 @@ from alexnet_export.__main__ import app as export
 from alexnet_load.cli import app as load
 from alexnet_server.__main__ import app as server
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "deploy/README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+NAMES = ("README.md", "CONTRIBUTING.md", "*/README.md", "deploy/*.md", "tests/benchmarks/README.md")
+DOCUMENTS = {path.relative_to(ROOT): path.read_text() for name in NAMES for path in sorted(ROOT.glob(name))}
+DEPLOY = DOCUMENTS[Path("deploy/README.md")]
+BLOCKS = [block for text in DOCUMENTS.values() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+INDENTED = [
+    line.strip()
+    for text in DOCUMENTS.values()
+    for line in re.findall(r"^    (?:make|alexnet-\w+|\.venv/bin/alexnet-\w+) .*", text, re.MULTILINE)
+]
 COMMANDS = [line for block in BLOCKS if "curl" not in block for line in block.splitlines() if line]
+COMMANDS = sorted({*COMMANDS, *INDENTED})
 """Without the blocks for HTTP, which tests/e2e/test_http.py runs."""
 APPS = {"alexnet-client": client, "alexnet-export": export, "alexnet-load": load, "alexnet-server": server}
 KUBECTL = {("apply",), ("label", "namespace"), ("rollout", "status"), ("rollout", "undo")}
@@ -34,7 +42,7 @@ def test_each_block_is_valid_shell(block):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_is_valid(command):
-    words = shlex.split(re.sub(r"^until (.*); do sleep 1; done$", r"\1", command).removesuffix(" &"))
+    words = shlex.split(re.sub(r"^until (.*); do sleep 1; done$", r"\1", command).removesuffix(" &"), comments=True)
     name = Path(words[0]).name
     checks = {"docker": docker, "docker-compose": compose, "kubectl": kubectl, "make": make, "haproxy": haproxy}
     if name in APPS:
@@ -56,6 +64,7 @@ def parse(app, words):
 
 
 def make(words):
+    words = [word for word in words if not word.startswith("DATA_DIR=")]  # the directory need not exist
     planned = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     assert planned.returncode == 0, planned.stderr
     options = next((word.partition("=")[2] for word in words if word.startswith("SERVE_OPTIONS=")), "")
@@ -93,18 +102,25 @@ def haproxy(words):
         assert subprocess.run([*words, "-c"], cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
-def test_each_named_file_exists():
-    names = re.findall(r"`((?:deploy|tests|configs|overlays)/[\w./-]+)`", TEXT)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_each_link_and_each_named_file_exists(document):
+    text, folder = DOCUMENTS[document], (ROOT / document).parent
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert {link for link in links if not (folder / link).exists()} == set()
+    names = re.findall(r"`((?:deploy|tests|export|client|configs|overlays)/[\w./-]+)`", text)
     parents = {"configs": "model_repository/alexnet/", "overlays": "deploy/kubernetes/"}
     paths = {parents.get(name.split("/")[0], "") + name for name in names}
-    assert len(paths) > 8
-    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    assert {path for path in paths if not any(ROOT.glob(path))} == set()
+
+
+def test_the_readme_is_short():
+    assert len(DOCUMENTS[Path("README.md")].splitlines()) <= 160
 
 
 def test_the_security_warning_names_the_vulnerabilities_of_the_command_line():
     from alexnet_server.command import BULLETINS, VULNERABILITIES
 
-    section = TEXT.split("## Security warning")[1].split("\n## ")[0]
+    section = DEPLOY.split("## Security warning")[1].split("\n## ")[0]
     assert set(re.findall(r"\b20\d\d/\d{4}\b", section)) == set(BULLETINS)
     assert re.findall(r"(\d+) vulnerabilities since, (\d+) of them critical", section) == [("57", "6")]
     assert VULNERABILITIES.startswith("Triton 2.51 has 57 published vulnerabilities, 6 of them critical")
