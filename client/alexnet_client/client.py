@@ -57,7 +57,7 @@ class Client:
         timeout_s: default deadline of a call, seconds; it includes decoding, queueing and all attempts.
         batching: sizes and delays of batches, limits of the queue.
         retries: limits and waits of retries, hedging.
-        connection: TLS, metadata and compression.
+        connection: TLS and metadata.
         listeners: receive all events, for example ``alexnet_client.metrics.ClientMetrics``.
         tracing: creates spans of calls and batches.
         shared_memory: pass pixels to the servers in shared memory instead of the gRPC payload. Requires servers on this machine

@@ -1,4 +1,4 @@
-"""Options of the gRPC channel to a server: transport security, metadata, compression."""
+"""Options of the gRPC channel to a server: transport security and metadata."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", 20_000),  # detects a lost connection while calls are in flight
     ("grpc.keepalive_timeout_ms", 5_000),
 )
-COMPRESSIONS = {"": None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
 @dataclass(frozen=True)
@@ -69,16 +68,10 @@ class Connection:
     Attributes:
         tls: transport security; None for plain text.
         metadata: sent with each call, such as ``(("authorization", "Bearer ..."),)``; never logged.
-        compression: "gzip" or "deflate" for requests. Pixels are hardly compressible; it is slower than a local network.
     """
 
     tls: Tls | None = None
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    compression: str = ""
-
-    def __post_init__(self) -> None:
-        if self.compression not in COMPRESSIONS:
-            raise BadInput(f"compression must be gzip, deflate or empty, got {self.compression!r}")
 
     @classmethod
     def secured(cls, directory: Path | None, server_name: str = "") -> Self:
@@ -88,12 +81,11 @@ class Connection:
     def open(self, target: str) -> grpc.aio.Channel:
         """Create a channel, in a running event loop."""
         options = list(CHANNEL_OPTIONS)
-        compression = COMPRESSIONS[self.compression]
         if self.tls is None:
-            return grpc.aio.insecure_channel(target, options=options, compression=compression)
+            return grpc.aio.insecure_channel(target, options=options)
         if self.tls.server_name:
             options.append(("grpc.ssl_target_name_override", self.tls.server_name))
-        return grpc.aio.secure_channel(target, self.tls.credentials(), options=options, compression=compression)
+        return grpc.aio.secure_channel(target, self.tls.credentials(), options=options)
 
 
 def _read(path: Path) -> bytes:

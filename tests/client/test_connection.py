@@ -1,8 +1,7 @@
-"""TLS and mutual TLS with certificates created here, metadata, compression."""
+"""TLS and mutual TLS with certificates created here, and metadata."""
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -42,9 +41,6 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ServerReady(self, request, context):  # noqa: N802  the name is the protocol's
         self.metadata.append(dict(context.invocation_metadata()))
         return service_pb2.ServerReadyResponse(ready=True)
-
-    async def ModelInfer(self, request, context):  # noqa: N802
-        return service_pb2.ModelInferResponse()
 
 
 @asynccontextmanager
@@ -102,43 +98,7 @@ async def test_metadata_is_sent_with_every_call_and_not_printed():
     assert "secret" not in repr(connection)
 
 
-@asynccontextmanager
-async def counting_proxy(target):
-    """A TCP proxy; yields its address and a list with the number of bytes sent to the server."""
-    sent = [0]
-
-    async def copy(reader, writer, *, count):
-        while content := await reader.read(2**16):
-            sent[0] += count * len(content)
-            writer.write(content)
-            await writer.drain()
-        writer.close()
-
-    async def relay(reader, writer):
-        server_reader, server_writer = await asyncio.open_connection(*target.split(":"))
-        await asyncio.gather(copy(reader, server_writer, count=1), copy(server_reader, writer, count=0))
-
-    server = await asyncio.start_server(relay, "127.0.0.1", 0)
-    async with server:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", sent
-
-
-async def test_requests_can_be_compressed():
-    sizes = {}
-    async with serving() as (_, target):
-        for compression in ("", "gzip"):
-            async with counting_proxy(target) as (address, sent):
-                transport = Transport(address, Connection(compression=compression))
-                request = service_pb2.ModelInferRequest(raw_input_contents=[bytes(10**6)])
-                await transport.infer(request, Deadline.after(60))
-                await transport.close()
-            sizes[compression] = sent[0]
-    assert sizes[""] > 10**6 > 100 * sizes["gzip"]
-
-
-def test_invalid_options_are_rejected():
-    with pytest.raises(BadInput, match="gzip, deflate or empty"):
-        Connection(compression="zip")
+def test_missing_files_and_incomplete_pairs_are_rejected():
     with pytest.raises(BadInput, match=r"/nowhere/ca\.crt: no such file"):
         Tls(roots=Path("/nowhere/ca.crt")).credentials()
     with pytest.raises(BadInput, match="both the key and the certificate"):

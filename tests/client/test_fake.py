@@ -279,8 +279,3 @@ def test_a_port_in_use_is_a_user_error(threaded_server):
     result = CliRunner().invoke(app, ["--port", str(threaded_server.port)])
     assert result.exit_code == 2
     assert "cannot listen there, the port is in use" in result.stderr
-
-
-def test_importing_the_package_does_not_import_the_fake_server():
-    program = "import sys, alexnet_client; assert 'alexnet_client.fake' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -130,8 +130,7 @@ def test_an_image_too_narrow_to_resize_is_rejected():
         images.load_pixels(Image.new("RGB", (1, 5000)))
 
 
-@pytest.mark.parametrize(("width", "height"), [(2401, 1803), (1803, 2401), (5000, 1100)])
-@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("width", "height", "orientation"), [(2401, 1803, 1), (1803, 2401, 6), (5000, 1100, 6)])
 def test_a_large_jpeg_is_decoded_at_a_reduced_size_with_nearly_equal_pixels(width, height, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation

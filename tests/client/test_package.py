@@ -47,6 +47,14 @@ def test_the_wheel_in_an_empty_environment_installs_and_imports_no_heavy_package
     assert not HEAVY & {line.partition("==")[0] for line in installed.splitlines()}
 
 
+def test_importing_the_package_imports_no_optional_package_and_no_fake_server():
+    names = json.loads(subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True).stdout)[
+        "modules"
+    ]
+    assert not HEAVY & {name.partition(".")[0] for name in names}
+    assert "alexnet_client.fake" not in names
+
+
 def test_client_and_server_never_import_the_export_package():
     sources = [*CLIENT.rglob("*.py"), *(CLIENT.parent / "deploy").rglob("*.py")]
     assert len(sources) > 10
