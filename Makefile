@@ -17,7 +17,7 @@ TARGET ?= 127.0.0.1:8001
 SERVE_OPTIONS ?=
 # HTTP=1: also speak HTTP, on 127.0.0.1:8000.
 HTTP ?=
-# How long `make soak` takes.
+# Duration of `make soak`.
 MINUTES ?= 10
 # `make load-test`: requests/s (or arrivals such as ramp:10-200), seconds, SLO, further options. `make sweep` uses SLO and LOAD_OPTIONS.
 RATE ?= 50
@@ -50,10 +50,10 @@ SAMPLES := $(WORK)/samples
 NEWEST := $(shell ls -d $(REPOSITORY)/alexnet/[0-9]* 2>/dev/null | sort -V | tail -n 1)
 RELEASE := $(or $(NEWEST),$(REPOSITORY)/alexnet/1)/manifest.json
 EXPORT := export/alexnet_export
-TRAINING_CODE := $(addprefix $(EXPORT)/,data.py digits.py evaluate.py folder.py model.py options.py train.py)
-EXPORT_CODE := $(addprefix $(EXPORT)/,calibrate.py config.py config_encoded.py gates.py gateset.py graph.py int8.py model.py pipeline.py \
-	publish.py quantize.py releases.py rewrites.py runners.py to_fp16.py to_onnx.py to_tensorrt.py variants.py \
-	verify.py work.py)
+TRAINING_CODE := $(addprefix $(EXPORT)/,checkpoint.py data.py digits.py folder.py model.py options.py train.py)
+EXPORT_CODE := $(addprefix $(EXPORT)/,calibrate.py gates.py graph.py image_sets.py int8.py model.py pipeline.py \
+	publish.py quantize.py releases.py rewrites.py runners.py to_fp16.py to_onnx.py to_tensorrt.py \
+	triton_config.py variants.py)
 SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT)))
 
 .DEFAULT_GOAL := help
@@ -110,16 +110,16 @@ verify: $(STAMP) ## judge the newest release again (SERVED=host:port: through th
 report: $(STAMP) $(if $(WEIGHTS),,$(CHECKPOINT)) ## draw the model report: filters, invariances, mistakes, variants (a web page)
 	@$(BIN)/alexnet-export report $(SOURCE) --repository $(REPOSITORY) $(DATA_OPTIONS) --output $(WORK)/report
 
-bench: $(STAMP) $(CHECKPOINT) ## measure the variants against each other on this machine (ratios; a few minutes)
+bench: $(STAMP) $(CHECKPOINT) ## run the benchmarks of tests/benchmarks on this machine (13 minutes)
 	@$(BIN)/python tests/benchmarks --checkpoint $(dir $(CHECKPOINT)) --output $(BUILD)/bench
 
 sweep: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## tune instances, threads and batching of the Triton configuration for SLO=p99=100ms (10 minutes)
 	@$(BIN)/alexnet-load tune --repository $(REPOSITORY) --slo $(or $(SLO),p99=100ms) $(LOAD_OPTIONS)
 
-soak: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## good and bad load for MINUTES=10, memory and latency watched, a verdict at the end
+soak: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## soak test of the server: MINUTES=10 of valid and invalid requests; exit code 1 if memory or latency grows
 	@$(BIN)/python tests/benchmarks/soak.py --repository $(REPOSITORY) --minutes $(MINUTES) --output $(BUILD)/soak
 
-soak-client: $(STAMP) ## an hour's worth of requests through the client against a fake server (2 minutes)
+soak-client: $(STAMP) ## soak test of the client: 360,000 images to a fake server (2 minutes)
 	@$(BIN)/python tests/benchmarks/soak_client.py
 
 gpu-check: $(STAMP) ## run every GPU path that this machine has, with the roofline fraction of each figure

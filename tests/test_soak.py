@@ -31,6 +31,7 @@ def samples(change=lambda at: {}):
         (lambda at: {"shared_mb": 64.0 + at / 10}, ["shared_mb"]),
         (lambda at: {"p50_ms": 20.0 + at}, ["p50_ms"]),
         (lambda at: {"p99_ms": 50.0 + 2 * at}, ["p99_ms"]),
+        (lambda at: {"p50_ms": 20.0 + at} if at % 3 == 0 else {"p50_ms": 0.0, "answered": 0}, ["p50_ms"]),
         (lambda at: {"wrong": int(at == 3)}, ["wrong answers"]),
         (lambda at: {"failed": int(at == 90)}, ["failed valid requests"]),
         (lambda at: {"restarts": int(at > 50)}, ["restarts"]),

@@ -8,7 +8,7 @@ from results import Result
 from servers import fake_server
 
 from alexnet_load.run import Plan
-from alexnet_load.runner import conduct
+from alexnet_load.runner import run_plan
 from alexnet_load.summary import percentile_ms, summarize
 
 RATE, WARM_UP_S = 2000, 2.0
@@ -22,7 +22,7 @@ def bench_load_generator(*, rounds: int = 5, seconds: float = 6.0) -> Iterator[R
             plan = Plan(
                 target, arrivals=f"poisson:{RATE}", duration_s=WARM_UP_S + seconds, warm_up_s=WARM_UP_S, seed=seed
             )
-            summary = summarize(conduct(plan))
+            summary = summarize(run_plan(plan))
             lags_ms.append(percentile_ms(summary.lag, 99))
             answered.append(f"{summary.ok_rate:.0f}")
     yield Result.of(

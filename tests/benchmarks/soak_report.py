@@ -65,7 +65,9 @@ def evaluate(samples: Sequence[Sample]) -> list[Finding]:
     """Whether all answers were right, and whether memory, descriptors and latency are steady."""
 
     def grown(name: str, unit: str, share: float, slack: float) -> Finding:
-        return growth([getattr(each, name) for each in samples], name, unit, share=share, slack=slack)
+        # The latency of a second without answers is unknown, not 0.
+        valid = [each for each in samples if each.answered or unit != "ms"]
+        return growth([getattr(each, name) for each in valid] or [0.0], name, unit, share=share, slack=slack)
 
     answered, wrong, failed = (sum(getattr(each, name) for each in samples) for name in ("answered", "wrong", "failed"))
     return [
