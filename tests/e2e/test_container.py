@@ -1,13 +1,11 @@
-"""The commands that a container's runtime calls, with the wheel's Triton in the place of NVIDIA's image: exec, probe, deliver."""
+"""The commands of a container: ``exec``, ``probe`` and ``deliver``. The Triton in the wheel replaces the one in NVIDIA's image."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from servers import run_command
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from alexnet_client import BlockingClient
 from alexnet_client.errors import Overloaded
@@ -25,75 +25,85 @@ from alexnet_server.__main__ import app
 IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
 
 
-def run(*arguments, **variables):
-    command = [sys.executable, "-m", "alexnet_server", *map(str, arguments)]
-    environment = {**os.environ, **variables}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout + done.stderr
+def invoke(*arguments):
+    """Exit code and output of ``alexnet-server`` in this process."""
+    done = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    return done.exit_code, done.output
+
+
+def exec_fails(repository, *options, code=1, **environment):
+    """Error output of an ``exec`` that is rejected before Triton starts."""
+    done = run_command("alexnet_server", "exec", "--repository", repository, *options, **environment)
+    assert done.returncode == code
+    return done.stderr
 
 
 @dataclass
-class Contained:
-    """A process that became Triton."""
+class Container:
+    """The main process of a container."""
 
     process: subprocess.Popen
     target: str
 
-    def probe(self):
-        models = ("--model", "alexnet", "--model", "alexnet_encoded")
-        return run("probe", *models, "--target", self.target, "--timeout", "5")
+    def probe(self, model):
+        return invoke("probe", "--model", model, "--target", self.target, "--timeout", 5)
+
+    def kill_backend(self, model):
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            if "triton_python_backend_stub" in child.name() and f"/{model}/" in child.cmdline()[1]:
+                child.kill()
+
+    def is_ready(self):
+        assert self.process.poll() is None
+        return self.probe("alexnet_encoded")[0] == 0
 
 
 @contextmanager
-def contained(repository, free_port):
-    grpc_port = free_port()
-    ports = ("--grpc-port", grpc_port, "--metrics-port", free_port())
-    command = [sys.executable, "-m", "alexnet_server", "exec", "--repository", repository, *ports]
+def container_of(repository, free_port):
+    port = free_port()
+    options = ("--repository", repository, "--grpc-port", port, "--metrics-port", free_port())
+    command = [sys.executable, "-m", "alexnet_server", "exec", *options]
     with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        found = Contained(process, f"127.0.0.1:{grpc_port}")
+        running = Container(process, f"127.0.0.1:{port}")
         try:
-            deadline_s = time.monotonic() + 60
-            while found.probe()[0]:
-                assert process.poll() is None
-                assert time.monotonic() < deadline_s
-            yield found
+            wait_until(running.is_ready, "Triton is ready", every_s=0.2)
+            yield running
         finally:
             for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ():
                 child.kill()
             process.kill()
             process.wait(10)
-            for left_over in Path("/dev/shm").glob(f"alexnet_{process.pid}_*"):
-                left_over.unlink()
+            for region in Path("/dev/shm").glob(f"alexnet_{process.pid}_*"):
+                region.unlink()
 
 
-def test_it_becomes_triton_answers_and_its_end_is_orderly(cheap, free_port):
-    with contained(cheap.repository, free_port) as server:
-        assert psutil.Process(server.process.pid).name() == "tritonserver"
-        with BlockingClient(server.target) as client:
+def test_exec_becomes_triton_which_serves_and_stops_gracefully(cheap, free_port):
+    with container_of(cheap.repository, free_port) as running:
+        assert psutil.Process(running.process.pid).name() == "tritonserver"
+        with BlockingClient(running.target) as client:
             assert np.allclose(client.infer(IMAGE).logits, cheap.logits(IMAGE), atol=1e-4)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
-        code, said = server.probe()
-        assert code == 1
-        assert "no server responds" in said
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(30) == 0
+        code, output = running.probe("alexnet")
+    assert code == 1
+    assert "no server responds" in output
 
 
-@pytest.mark.parametrize("model", ["alexnet", "alexnet_decode"])
-def test_the_probe_finds_a_dead_backend_behind_an_open_port(cheap, free_port, model):
-    with contained(cheap.repository, free_port) as server:
-        for child in psutil.Process(server.process.pid).children(recursive=True):
-            if "triton_python_backend_stub" in child.name() and f"/{model}/" in child.cmdline()[1]:
-                child.kill()
-        assert server.probe()[0] == 1
+def test_the_probe_finds_a_dead_backend_process_behind_an_open_port(cheap, free_port):
+    with container_of(cheap.repository, free_port) as running:
+        running.kill_backend("alexnet_decode")
+        assert running.probe("alexnet_encoded")[0] == 1
+        assert running.probe("alexnet")[0] == 0
+        running.kill_backend("alexnet")
+        assert running.probe("alexnet")[0] == 1
 
 
-def test_the_probe_takes_an_overloaded_server_for_alive(monkeypatch):
-    async def refuse(transport, model, deadline):
+def test_the_probe_passes_if_the_server_is_overloaded(monkeypatch):
+    async def reject(transport, model, deadline):
         raise Overloaded("the queue is full")
 
-    monkeypatch.setattr(container, "probe_model", refuse)
-    assert CliRunner().invoke(app, ["probe"]).exit_code == 0
+    monkeypatch.setattr(container, "probe_model", reject)
+    assert invoke("probe")[0] == 0
 
 
 @pytest.fixture
@@ -101,60 +111,68 @@ def copied(cheap, tmp_path):
     return shutil.copytree(cheap.repository, tmp_path / "source")
 
 
-def test_nothing_is_started_with_a_file_that_is_not_what_was_published(copied):
+@pytest.fixture
+def damaged(copied):
     (copied / "alexnet/1/model.onnx").write_bytes(b"something else")
-    code, said = run("exec", "--repository", copied)
-    assert code == 1
-    assert "its SHA-256 differs" in said
+    return copied
 
 
-def test_the_wheels_triton_is_not_shown_to_a_network_and_a_release_with_the_fixes_is(copied):
-    assert "57 published vulnerabilities" in run("exec", "--repository", copied, "--address", "0.0.0.0")[1]
-    (copied / "alexnet/1/model.onnx").unlink()  # ends it before it listens
-    for release, accepted in (("26.05", False), ("26.06", True), ("27.01", True), ("nonsense", False)):
-        said = run("exec", "-r", copied, "--address", "0.0.0.0", NVIDIA_TRITON_SERVER_VERSION=release)[1]
-        assert ("model.onnx: missing" in said) is accepted, release
+def test_exec_rejects_a_file_that_is_not_the_published_one(damaged):
+    assert "its SHA-256 differs" in exec_fails(damaged)
 
 
-def test_a_repository_is_delivered_whole(cheap, tmp_path):
-    code, said = run("deliver", cheap.repository, tmp_path / "models")
+def test_only_a_triton_release_with_the_fixes_may_listen_for_other_machines(copied):
+    assert "57 published vulnerabilities" in exec_fails(copied, "--address", "0.0.0.0", code=2)
+    (copied / "alexnet/1/model.onnx").unlink()  # the next check fails
+    accepted = exec_fails(copied, "--address", "0.0.0.0", NVIDIA_TRITON_SERVER_VERSION="26.06")
+    assert "model.onnx: missing" in accepted
+
+
+@pytest.mark.parametrize(
+    ("release", "accepted"), [("26.05", False), ("26.06", True), ("27.01", True), ("nonsense", False), ("", False)]
+)
+def test_the_first_triton_release_with_the_fixes_is_26_06(release, accepted):
+    assert container.is_fixed(release) is accepted
+
+
+def test_a_delivered_repository_is_complete(cheap, tmp_path):
+    code, output = invoke("deliver", cheap.repository, tmp_path / "models")
     assert code == 0
-    assert "alexnet version 1: all files match the manifest" in said
+    assert "alexnet version 1: all files match the manifest" in output
     delivered = {path.relative_to(tmp_path / "models") for path in (tmp_path / "models").rglob("[!.]*")}
-    there = {path.relative_to(cheap.repository) for path in cheap.repository.rglob("*")}
-    assert delivered == {path for path in there if not any(part.startswith(".") for part in path.parts)}
+    source = {path.relative_to(cheap.repository) for path in cheap.repository.rglob("*")}
+    assert delivered == {path for path in source if not any(part.startswith(".") for part in path.parts)}
 
 
-def test_a_damaged_release_is_not_delivered(copied, tmp_path):
-    (copied / "alexnet/1/model.onnx").write_bytes(b"something else")
-    code, said = run("deliver", copied, tmp_path / "models")
+def test_a_damaged_release_is_not_delivered(damaged, tmp_path):
+    code, output = invoke("deliver", damaged, tmp_path / "models")
     assert code == 1
-    assert "its SHA-256 differs" in said
+    assert "its SHA-256 differs" in output
     assert not (tmp_path / "models/alexnet").exists()
 
 
-def test_a_version_that_nobody_published_is_not_delivered_beside_one_that_was(copied, tmp_path):
+def test_a_version_without_a_manifest_is_not_delivered(copied, tmp_path):
     (copied / "alexnet/2").mkdir()
     shutil.copy(copied / "alexnet/1/model.onnx", copied / "alexnet/2")
-    code, said = run("deliver", copied, tmp_path / "models")
+    code, output = invoke("deliver", copied, tmp_path / "models")
     assert code == 1
-    assert "alexnet/2/manifest.json: missing" in said
+    assert "alexnet/2/manifest.json: missing" in output
 
 
-def test_it_may_be_delivered_again_as_after_a_crash_half_way(cheap, tmp_path):
+def test_a_repository_can_be_delivered_again_after_an_interruption(cheap, tmp_path):
     destination = tmp_path / "models"
-    assert run("deliver", cheap.repository, destination)[0] == 0
+    assert invoke("deliver", cheap.repository, destination)[0] == 0
     (destination / ".incoming").mkdir()
     (destination / "alexnet/1/model.onnx").unlink()
-    assert run("deliver", cheap.repository, destination)[0] == 0
+    assert invoke("deliver", cheap.repository, destination)[0] == 0
     assert (destination / "alexnet/1/model.onnx").exists()
     assert not (destination / ".incoming").exists()
 
 
-def test_what_cannot_be_delivered_is_told(copied, tmp_path):
-    assert "no such model repository" in run("deliver", tmp_path / "nowhere", tmp_path / "models")[1]
-    assert "not empty" in run("deliver", copied, copied)[1]
+def test_wrong_arguments_of_deliver_are_reported(copied, tmp_path):
+    assert "no such model repository" in invoke("deliver", tmp_path / "nowhere", tmp_path / "models")[1]
+    assert "not empty" in invoke("deliver", copied, copied)[1]
     shutil.rmtree(copied / "alexnet/1")
-    code, said = run("deliver", copied, tmp_path / "models")
+    code, output = invoke("deliver", copied, tmp_path / "models")
     assert code == 1
-    assert "contains no published release" in said
+    assert "contains no published release" in output

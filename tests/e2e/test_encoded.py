@@ -1,4 +1,4 @@
-"""Image files sent as they are: the server decodes exactly as the client and the training do."""
+"""Encoded images in requests: the server decodes them exactly as the client does."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NAMES = ("photo.jpg", "rotated.jpg", "transparent.png", "narrow.webp", "grey.png
 
 
 def camera_photo() -> bytes:
-    """A JPEG large enough to be decoded at a fraction of its size, lying on its side by its EXIF block."""
+    """A JPEG that is large enough for decoding at reduced size, with an EXIF orientation."""
     rows, columns = np.mgrid[0:1800, 0:2400]
     picture = Image.fromarray(np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1).astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
-    picture.resize((2400, 1800)).save(file, "JPEG", exif=exif)
+    picture.save(file, "JPEG", exif=exif)
     return file.getvalue()
 
 
@@ -43,7 +43,7 @@ async def test_the_server_decodes_to_the_same_pixels_as_the_client(server, name)
     assert np.array_equal(decode_response(response)["image"][0], load_pixels(FILES[name]))
 
 
-async def test_files_are_classified_as_their_pixels_are_and_by_name(server):
+async def test_a_file_and_its_pixels_get_the_same_classification(server):
     async with Client(server.target) as pixels, Client(server.target, model="alexnet_encoded") as files:
         for content in FILES.values():
             by_pixels, by_file = await pixels.classify(content), await files.classify(content)
@@ -51,15 +51,15 @@ async def test_files_are_classified_as_their_pixels_are_and_by_name(server):
             assert [guess.label for guess in by_file.top] == [guess.label for guess in by_pixels.top]
 
 
-async def test_a_batch_of_files_is_answered_in_order(server):
+async def test_the_results_of_a_batch_of_files_are_in_order(server):
     batch = np.array([[content] for content in FILES.values()], object)
     async with Client(server.target) as pixels, Client(server.target, model="alexnet_encoded") as files:
-        together = await files.infer(batch)
-        apart = await pixels.infer(np.stack([load_pixels(content) for content in FILES.values()]))
-    assert np.allclose(together.logits, apart.logits, atol=1e-4 * np.ptp(apart.logits))
+        by_file = await files.infer(batch)
+        by_pixels = await pixels.infer(np.stack([load_pixels(content) for content in FILES.values()]))
+    assert np.allclose(by_file.logits, by_pixels.logits, atol=1e-4 * np.ptp(by_pixels.logits))
 
 
-async def test_a_broken_image_fails_its_own_request_and_no_other(server):
+async def test_a_broken_image_fails_only_its_own_request(server):
     good = next(iter(FILES.values()))
     async with Client(server.target, model="alexnet_encoded", timeout_s=60) as client:
         expected = (await client.classify(good)).logits
@@ -70,24 +70,24 @@ async def test_a_broken_image_fails_its_own_request_and_no_other(server):
             assert np.allclose(answer.logits, expected, atol=1e-4 * np.ptp(expected))
         else:
             assert isinstance(answer, BadInput)
-            assert "looks damaged" in str(answer)
+            assert "the file is damaged" in str(answer)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "reason"),
     [
         (b"", "not a JPEG, PNG or WebP image"),
         (b"hello", "not a JPEG, PNG or WebP image"),
         (b"\xff\xd8\xff" + bytes(17 * 2**20), "17,825,795 bytes, the limit is 16,777,216"),
     ],
 )
-async def test_what_is_no_image_is_refused_with_the_reason(server, content, says):
+async def test_content_that_is_not_an_image_is_rejected_with_the_reason(server, content, reason):
     async with Client(server.target, model="alexnet_encoded") as client:
-        with pytest.raises(BadInput, match=says):
+        with pytest.raises(BadInput, match=reason):
             await client.infer(np.array([[content]], object))
 
 
-async def test_a_decompression_bomb_is_refused_before_it_is_decoded(server):
+async def test_a_decompression_bomb_is_rejected_before_it_is_decoded(server):
     file = io.BytesIO()
     Image.new("1", (10_000, 10_000)).save(file, "PNG")
     async with Client(server.target, model="alexnet_encoded") as client:

@@ -1,11 +1,11 @@
-"""What a caller must not do, tried on the real server by gRPC and by HTTP; and what other users must not see."""
+"""Restricted calls by gRPC and HTTP are rejected; other users of the machine see no key and no image."""
 
 from __future__ import annotations
 
 import json
+import os
 import stat
-import subprocess
-import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,16 +13,18 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from servers import run_command
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from alexnet_client.admin import admin_metadata, key_file
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "hush", "AIP_MODE": "PREDICTION", "TRITONSERVER_DELAY_SCHEDULER": "9"}
+pytestmark = pytest.mark.xdist_group("test_hardening")
 
 
 @pytest.fixture(scope="module")
 def open_server(cheap, tmp_path_factory, free_port, launch):
-    """A server that speaks HTTP too, started by a user with dangerous things in the environment."""
+    """A server with HTTP, started with secrets and dangerous variables in the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in SECRETS.items():
             patch.setenv(key, value)
@@ -38,7 +40,9 @@ def stub(open_server):
 
 
 pb = service_pb2
-FORBIDDEN = {
+OWNED = Path(tempfile.gettempdir()) / f"alexnet-owned-{os.getpid()}"
+"""A file that the server would write if the call were permitted."""
+RESTRICTED = {
     "register shared memory": (
         "SystemSharedMemoryRegister",
         pb.SystemSharedMemoryRegisterRequest(name="x", key="/x", byte_size=1),
@@ -58,15 +62,15 @@ FORBIDDEN = {
     "unload a model": ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="alexnet")),
     "write a log file": (
         "LogSettings",
-        pb.LogSettingsRequest(settings={"log_file": pb.LogSettingsRequest.SettingValue(string_param="/tmp/owned")}),
+        pb.LogSettingsRequest(settings={"log_file": pb.LogSettingsRequest.SettingValue(string_param=str(OWNED))}),
     ),
     "write a trace file": (
         "TraceSetting",
-        pb.TraceSettingRequest(settings={"trace_file": pb.TraceSettingRequest.SettingValue(value=["/tmp/owned"])}),
+        pb.TraceSettingRequest(settings={"trace_file": pb.TraceSettingRequest.SettingValue(value=[str(OWNED)])}),
     ),
     "read statistics": ("ModelStatistics", pb.ModelStatisticsRequest(name="alexnet")),
 }
-FORBIDDEN_HTTP = {
+RESTRICTED_HTTP = {
     "list models": ("POST", "/v2/repository/index", {}),
     "load a model": ("POST", "/v2/repository/models/alexnet/load", {}),
     "load with a configuration": ("POST", "/v2/repository/models/alexnet/load", {"parameters": {"config": "{}"}}),
@@ -79,43 +83,43 @@ FORBIDDEN_HTTP = {
     ),
     "unregister shared memory": ("POST", "/v2/systemsharedmemory/unregister", {}),
     "list GPU memory": ("GET", "/v2/cudasharedmemory/status", None),
-    "write a log file": ("POST", "/v2/logging", {"log_file": "/tmp/owned"}),
-    "write a trace file": ("POST", "/v2/trace/setting", {"trace_file": "/tmp/owned"}),
+    "write a log file": ("POST", "/v2/logging", {"log_file": str(OWNED)}),
+    "write a trace file": ("POST", "/v2/trace/setting", {"trace_file": str(OWNED)}),
     "read statistics": ("GET", "/v2/models/alexnet/stats", None),
 }
 
 
-@pytest.mark.parametrize(("call", "request_"), FORBIDDEN.values(), ids=list(FORBIDDEN))
-def test_grpc_refuses_it_without_the_key(stub, call, request_):
-    with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
-        getattr(stub, call)(request_, timeout=10)
-    with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
-        getattr(stub, call)(request_, timeout=10, metadata=(("triton-grpc-protocol-admin", "wrong"),))
-    assert not Path("/tmp/owned").exists()
+@pytest.mark.parametrize(("call", "request_"), RESTRICTED.values(), ids=list(RESTRICTED))
+def test_grpc_rejects_restricted_calls_without_the_key(stub, call, request_):
+    for metadata in ((), (("triton-grpc-protocol-admin", "wrong"),)):
+        with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
+            getattr(stub, call)(request_, timeout=10, metadata=metadata)
+    assert not OWNED.exists()
 
 
-@pytest.mark.parametrize(("method", "path", "body"), FORBIDDEN_HTTP.values(), ids=list(FORBIDDEN_HTTP))
-def test_http_refuses_it_without_the_key(open_server, method, path, body):
-    request = urllib.request.Request(
-        open_server[1] + path, method=method, data=None if body is None else json.dumps(body).encode()
-    )
-    with pytest.raises(urllib.error.HTTPError) as refused:
+def http_error(request):
+    """Status and body of a rejected HTTP request."""
+    with pytest.raises(urllib.error.HTTPError) as rejected:
         urllib.request.urlopen(request, timeout=10)
-    with refused.value as answer:
-        assert answer.code == 403
-        assert b"restricted" in answer.read()
-    assert not Path("/tmp/owned").exists()
+    with rejected.value as response:
+        return response.code, response.read()
+
+
+@pytest.mark.parametrize(("method", "path", "body"), RESTRICTED_HTTP.values(), ids=list(RESTRICTED_HTTP))
+def test_http_rejects_restricted_calls_without_the_key(open_server, method, path, body):
+    content = None if body is None else json.dumps(body).encode()
+    code, text = http_error(urllib.request.Request(open_server[1] + path, method=method, data=content))
+    assert code == 403
+    assert b"restricted" in text
+    assert not OWNED.exists()
 
 
 @pytest.mark.parametrize("path", ["/invocations", "/ping", "/predict", "/v1/endpoints/1/deployedModels/1"])
-def test_the_cloud_platforms_endpoints_are_not_there(open_server, path):
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(urllib.request.Request(open_server[1] + path, data=b"{}"), timeout=10)
-    with refused.value as answer:
-        assert answer.code in (400, 404, 405)
+def test_the_endpoints_of_cloud_platforms_do_not_exist(open_server, path):
+    assert http_error(urllib.request.Request(open_server[1] + path, data=b"{}"))[0] in (400, 404, 405)
 
 
-def test_the_key_opens_what_it_is_for_and_loading_stays_closed(open_server, stub):
+def test_the_key_permits_administration_but_not_loading_models(open_server, stub):
     metadata = admin_metadata(open_server[0].target)
     stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest(), timeout=10, metadata=metadata)
     statistics = stub.ModelStatistics(pb.ModelStatisticsRequest(name="alexnet"), timeout=10, metadata=metadata)
@@ -124,7 +128,7 @@ def test_the_key_opens_what_it_is_for_and_loading_stays_closed(open_server, stub
         stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="alexnet"), timeout=10, metadata=metadata)
 
 
-def test_the_key_is_in_a_file_of_its_owner_alone_in_no_log_and_gone_after_the_stop(cheap_server):
+def test_only_the_owner_can_read_the_key_file_and_the_log_and_the_key_is_deleted_after_the_stop(cheap_server):
     with cheap_server() as server:
         path = key_file(server.target)
         key = path.read_text().strip()
@@ -138,30 +142,29 @@ def test_the_key_is_in_a_file_of_its_owner_alone_in_no_log_and_gone_after_the_st
     assert not path.exists()
 
 
-def test_a_second_launcher_on_the_same_port_leaves_the_key_of_the_first_alone(open_server, repository):
+def test_a_second_launcher_on_the_same_port_fails_and_does_not_change_the_key(open_server, cheap):
     server = open_server[0]
     key = key_file(server.target).read_text()
-    command = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository)]
-    command += ["--grpc-port", server.target.split(":")[1], "--health-port", str(server.health_port)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    ports = ("--grpc-port", server.target.split(":")[1], "--health-port", server.health_port)
+    done = run_command("alexnet_server", "serve", "--repository", cheap.repository, *ports)
     assert done.returncode == 1
     assert f"(health): in use by python3 (pid {server.process.pid})" in done.stderr.replace("python (", "python3 (")
     assert key_file(server.target).read_text() == key
 
 
-def test_shared_memory_with_images_in_it_is_the_owners_alone(open_server):
+def test_only_the_owner_can_read_shared_memory_with_images(open_server):
     regions = list(Path("/dev/shm").glob(f"alexnet_{open_server[0].process.pid}_*"))
     assert len(regions) >= 2, "one for each backend process"
     assert {stat.S_IMODE(region.stat().st_mode) for region in regions} == {0o600}
 
 
-def test_triton_gets_none_of_the_callers_secrets(open_server):
+def test_triton_inherits_no_secrets_from_the_environment(open_server):
     server = open_server[0]
     for process in (server.triton(), *server.stubs()):
         assert not set(SECRETS) & set(process.environ())
 
 
-def test_only_the_announced_ports_are_open_and_on_loopback(open_server):
+def test_only_the_configured_ports_are_open_and_only_on_loopback(open_server):
     server, url = open_server
     family = [psutil.Process(server.process.pid), server.triton(), *server.stubs()]
     listening = {
@@ -170,14 +173,13 @@ def test_only_the_announced_ports_are_open_and_on_loopback(open_server):
         for connection in process.net_connections("tcp")
         if connection.status == "LISTEN"
     }
-    announced = {int(server.target.split(":")[1]), server.metrics_port, server.health_port, int(url.split(":")[2])}
-    assert set(listening) == announced
+    configured = {int(server.target.split(":")[1]), server.metrics_port, server.health_port, int(url.split(":")[2])}
+    assert set(listening) == configured
     assert set(listening.values()) == {"127.0.0.1"}
 
 
-def test_an_address_that_others_can_reach_is_refused_with_the_bulletins(repository):
-    command = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository), "--address", "0.0.0.0"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+def test_an_address_that_other_machines_can_reach_is_rejected_with_the_security_bulletins(cheap):
+    done = run_command("alexnet_server", "serve", "--repository", cheap.repository, "--address", "0.0.0.0")
     assert done.returncode == 2
     assert "57 published vulnerabilities" in done.stderr
     assert "2026/5865" in done.stderr

@@ -1,4 +1,4 @@
-"""Start, stop, and everything that ends a server: nothing accepted is lost and nothing is left behind."""
+"""Start, graceful shutdown, and every other end of a server: no accepted request is lost and no process remains."""
 
 from __future__ import annotations
 
@@ -10,34 +10,177 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from servers import run, serve_command
+from waiting import until, wait_until
 
 from alexnet_client import BatchOptions, Client, RetryOptions, Unavailable
 from alexnet_server.triton_process import DRAINED
 
-IN_FLIGHT = 24  # of 16 images: a slow machine must not keep one waiting for the 10 s after which Triton refuses it
+IN_FLIGHT = 24
+"""Requests of 16 images. Triton rejects requests that wait longer than 10 s, also on a slow machine."""
 
 
-async def ask(target: str) -> np.ndarray:
-    async with Client(target, timeout_s=60) as client:
-        return (await client.infer(np.full((1, 224, 224, 3), 99, np.uint8))).logits
+def shared_memory_of(launcher):
+    return list(Path("/dev/shm").glob(f"alexnet_{launcher.pid}_*"))
 
 
-async def wait_for(condition, what: str, timeout_s: float = 20) -> None:
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < timeout_s, f"{what}: not within {timeout_s} s"
-        await asyncio.sleep(0.05)
+@contextmanager
+def nothing_remains(server):
+    """Check that the block ends all processes of a server and deletes its shared memory."""
+    processes = psutil.Process(server.process.pid).children(recursive=True)
+    assert len(processes) >= 2, "tritonserver and a backend process"
+    yield
+    assert not psutil.wait_procs(processes, timeout=20)[1]
+    assert not shared_memory_of(server.process)
 
 
-def running_in_group(group: int) -> list[str]:
-    """Names of the processes of a group that still run; the dead ones that nobody has reaped do not count."""
+async def test_a_graceful_shutdown_under_load_loses_no_accepted_request(own_server):
+    success, pending = "nv_inference_request_success", "nv_inference_pending_request_count"
+    images = np.zeros((16, 224, 224, 3), np.uint8)
+    no_batching = BatchOptions(max_batch=1, min_in_flight=IN_FLIGHT, max_in_flight=IN_FLIGHT)
+    with own_server() as server, nothing_remains(server):
+        async with Client(
+            server.target, timeout_s=60, batching=no_batching, retries=RetryOptions(max_attempts=1)
+        ) as client:
+            await client.infer(images)
+            before = server.metric(success)
+            tasks = [asyncio.create_task(client.infer(images)) for _ in range(IN_FLIGHT)]
+
+            def accepted():
+                """A lower bound: Triton counts a request that is being executed as neither pending nor successful."""
+                return server.metric(success) - before + server.metric(pending)
+
+            await until(lambda: accepted() >= IN_FLIGHT / 2, "half of the requests are accepted")
+            accepted_at_least = accepted()
+            completed_before = sum(task.done() for task in tasks)
+            server.process.send_signal(signal.SIGTERM)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            with pytest.raises(Unavailable):
+                await client.infer(images)
+        assert completed_before < IN_FLIGHT, "the signal came after the last answer"
+        rejected = [result for result in results if isinstance(result, BaseException)]
+        assert all(isinstance(error, Unavailable) for error in rejected), rejected
+        answered = [result for result in results if not isinstance(result, BaseException)]
+        assert len(answered) >= accepted_at_least, rejected
+        assert all(result.logits.shape == (16, 10) for result in answered)
+        server.process.send_signal(signal.SIGTERM)  # a second SIGTERM changes nothing
+        assert server.stop() == 0
+
+
+def test_ctrl_c_is_a_graceful_shutdown_with_exit_code_0(cheap_server):
+    with cheap_server() as server:
+        with nothing_remains(server):
+            assert server.stop(signal.SIGINT) == 0
+        assert "Triton stopped." in server.process.stdout.read()
+        assert "Fatal Python error" not in server.log.read_text(), "a backend process crashed during the shutdown"
+
+
+def test_a_crash_after_the_last_accepted_request_is_reported_and_exits_with_0(cheap_server):
+    with cheap_server() as server:
+        triton = server.triton()
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: DRAINED in server.log.read_bytes(), "Triton is drained", every_s=0.01)
+        triton.send_signal(signal.SIGSEGV)
+        assert server.process.wait(30) == 0
+        log = server.process.stderr.read()
+    assert "crashed or hung while it unloaded its models; no request was lost" in log
+    assert f'"exit_code": {128 + signal.SIGSEGV}' in log
+
+
+def test_a_crash_before_the_last_accepted_request_is_an_error(cheap_server):
+    with cheap_server() as server:
+        triton = server.triton()
+        triton.suspend()  # it cannot log that it is drained
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.health()[1]["state"] == "stopping", "the launcher stops")
+        triton.send_signal(signal.SIGKILL)
+        assert server.process.wait(30) == 128 + signal.SIGKILL
+
+
+def test_a_second_ctrl_c_kills_triton_without_a_drain(cheap_server):
+    with cheap_server() as server, nothing_remains(server):
+        server.process.send_signal(signal.SIGINT)
+        wait_until(lambda: server.health()[1]["state"] == "stopping", "the launcher stops")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 128 + signal.SIGKILL
+
+
+def test_triton_ends_with_a_killed_launcher(cheap_server):
+    with cheap_server() as server:
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.kill()
+        server.process.wait(10)
+        assert not psutil.wait_procs(processes, timeout=20)[1]
+        for region in shared_memory_of(server.process):
+            region.unlink()
+
+
+async def test_during_the_shutdown_delay_the_server_is_not_ready_and_serves(cheap_server):
+    image = np.zeros((1, 224, 224, 3), np.uint8)
+    with cheap_server("--shutdown-delay", "600") as server:
+        async with Client(server.target) as client:
+            await client.infer(image)
+            server.process.send_signal(signal.SIGTERM)
+            await until(lambda: server.health()[1]["state"] == "stopping", "the launcher stops")
+            assert server.health()[0] == 503
+            await client.infer(image)
+
+
+def test_a_port_in_use_is_reported_with_its_owner_before_anything_starts(server, cheap, free_port):
+    port = server.target.split(":")[1]
+    done = run(serve_command(cheap.repository, free_port, "--grpc-port", port))
+    assert done.returncode == 1
+    assert f"port {port} (gRPC): in use by tritonserver (pid {server.triton().pid})" in done.stderr
+    assert "choose another port (--grpc-port" in done.stderr
+
+
+def test_an_invalid_model_file_is_a_clear_error(cheap, tmp_path, free_port):
+    repository = tmp_path / "repository"
+    # Without a manifest, like a model of another tool: the launcher would reject ours before Triton reads it.
+    shutil.copytree(cheap.repository, repository, ignore=shutil.ignore_patterns("model.onnx", "manifest.json"))
+    (repository / "alexnet/1/model.onnx").write_bytes(b"not a model")
+    done = run(serve_command(repository, free_port, "--log", tmp_path / "log"))
+    assert done.returncode == 1
+    assert "Triton exited during startup" in done.stderr
+    assert "cannot load model.onnx" in done.stderr
+
+
+def test_a_command_runs_while_triton_serves_and_its_exit_code_is_returned(cheap, tmp_path, free_port):
+    port = free_port()
+    options = ("--grpc-port", port, "--log", tmp_path / "log")
+    health = f"{sys.executable} -m alexnet_client health --target 127.0.0.1:{port}"
+    done = run(serve_command(cheap.repository, free_port, *options, "--", "sh", "-c", f"{health} && exit 7"))
+    assert done.returncode == 7, done.stderr
+    assert "alexnet is ready" in done.stdout
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "Triton still listens after the end of the command"
+
+
+def test_a_missing_command_is_a_usage_error(cheap, free_port):
+    done = run(serve_command(cheap.repository, free_port, "--", "no-such-program"))
+    assert done.returncode == 2
+    assert "no-such-program: command not found; Triton was not started" in done.stderr
+
+
+def test_a_signal_ends_the_command_and_triton(cheap, tmp_path, free_port):
+    command = ("--log", tmp_path / "log", "--", "sh", "-c", "echo on; exec sleep 60")
+    arguments = [str(part) for part in serve_command(cheap.repository, free_port, *command)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"on\n"
+        processes = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert not psutil.wait_procs(processes, timeout=10)[1]
+
+
+def running_in_group(group):
+    """Names of the processes of a group, without zombies."""
     found = []
     for process in psutil.process_iter(["pid", "name", "status"]):
         with suppress(ProcessLookupError):
@@ -46,260 +189,39 @@ def running_in_group(group: int) -> list[str]:
     return found
 
 
-async def test_a_stop_under_load_loses_no_accepted_request(own_server):
-    with own_server() as server:
-        success, pending = "nv_inference_request_success", "nv_inference_pending_request_count"
-        images = np.zeros((16, 224, 224, 3), np.uint8)
-        no_batching = BatchOptions(max_batch=1, min_in_flight=IN_FLIGHT, max_in_flight=IN_FLIGHT)
-        once = RetryOptions(max_attempts=1)
-        async with Client(server.target, timeout_s=60, batching=no_batching, retries=once) as client:
-            await client.infer(images)
-            before = server.metric(success)
-            tasks = [asyncio.create_task(client.infer(images)) for _ in range(IN_FLIGHT)]
-
-            def accepted() -> float:
-                """At least so many has Triton accepted, by its own counters; those that run now are in neither."""
-                return server.metric(success) - before + server.metric(pending)
-
-            await wait_for(lambda: accepted() >= IN_FLIGHT / 2, "half of the requests accepted")
-            promised = accepted()
-            answered_before_the_signal = sum(task.done() for task in tasks)
-            server.process.send_signal(signal.SIGTERM)
-            answers = await asyncio.gather(*tasks, return_exceptions=True)
-            with pytest.raises(Unavailable):
-                await client.infer(images)
-        assert answered_before_the_signal < IN_FLIGHT, "the signal came under load"
-        # What Triton had not accepted is refused, in so many words or by a closed port; what it had is answered.
-        refused = [answer for answer in answers if isinstance(answer, BaseException)]
-        assert all(isinstance(error, Unavailable) for error in refused), refused
-        answered = [answer for answer in answers if not isinstance(answer, BaseException)]
-        assert len(answered) >= promised, refused
-        assert all(answer.logits.shape == (16, 10) for answer in answered)
-        server.process.send_signal(signal.SIGTERM)  # an impatient supervisor changes nothing
-        assert server.stop() == 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_orderly_stop_exits_with_zero_and_leaves_no_process(cheap_server, number):
-    with cheap_server() as server:
-        family = psutil.Process(server.process.pid).children(recursive=True)
-        assert len(family) >= 2, "tritonserver and a backend process"
-        assert server.stop(number) == 0
-        assert "Triton stopped." in server.process.stdout.read()
-        _gone, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
-    assert not list(Path("/dev/shm").glob(f"alexnet_{server.process.pid}_*"))
-    assert "Fatal Python error" not in server.log.read_text(), "a backend process crashed at its end"
-
-
-def test_a_crash_after_everything_was_answered_is_told_and_ends_well(cheap_server):
-    with cheap_server() as server:
-        triton = server.triton()
-        server.process.send_signal(signal.SIGTERM)
-        while DRAINED not in server.log.read_bytes():
-            time.sleep(0.01)
-        triton.send_signal(signal.SIGSEGV)
-        assert server.process.wait(30) == 0
-        said = server.process.stderr.read()
-    assert (
-        "Triton completed all requests, then crashed or hung while it unloaded its models; no request was lost" in said
-    )
-    assert f'"exit_code": {128 + signal.SIGSEGV}' in said
-
-
-def test_a_crash_before_everything_was_answered_is_an_error(cheap_server):
-    with cheap_server() as server:
-        triton = server.triton()
-        triton.suspend()  # it cannot say that nothing is left
-        server.process.send_signal(signal.SIGTERM)
-        while server.health()[1]["state"] != "stopping":
-            time.sleep(0.02)
-        triton.send_signal(signal.SIGKILL)
-        assert server.process.wait(30) == 128 + signal.SIGKILL
-
-
-def test_a_second_ctrl_c_waits_for_nothing_and_leaves_no_process(cheap_server):
-    with cheap_server() as server:
-        family = psutil.Process(server.process.pid).children(recursive=True)
-        server.process.send_signal(signal.SIGINT)
-        while server.health()[1]["state"] != "stopping":
-            time.sleep(0.02)
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(10) == 128 + signal.SIGKILL
-        _gone, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
-    assert not list(Path("/dev/shm").glob(f"alexnet_{server.process.pid}_*"))
-
-
-async def test_a_restart_on_the_same_ports_serves_the_same_answers(cheap_server, free_port):
-    port = free_port()
-    answers = []
-    for _ in range(2):
-        with cheap_server("--grpc-port", str(port)) as server:
-            answers.append(await ask(f"127.0.0.1:{port}"))
-            assert server.stop() == 0
-    assert np.array_equal(*answers)
-
-
-def test_triton_dies_with_a_launcher_that_is_killed(cheap_server):
-    with cheap_server() as server:
-        family = psutil.Process(server.process.pid).children(recursive=True)
-        server.process.kill()
-        server.process.wait(10)
-        _gone, alive = psutil.wait_procs(family, timeout=20)
-    assert not alive
-
-
-def test_a_taken_port_is_told_with_its_owner_before_anything_starts(server, repository, free_port):
-    port = server.target.split(":")[1]
-    command = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository), "--grpc-port", port]
-    command += ["--metrics-port", str(free_port()), "--health-port", "0"]
-    started = time.monotonic()
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1
-    assert f"port {port} (gRPC): in use by tritonserver (pid {server.triton().pid})" in done.stderr
-    assert "choose another port (--grpc-port" in done.stderr
-    assert time.monotonic() - started < 15
-
-
-def test_a_broken_model_file_ends_in_a_clear_error(repository, tmp_path, free_port):
-    broken = tmp_path / "repository"
-    # Without a manifest, as somebody's own model: ours would be refused before Triton sees it.
-    shutil.copytree(repository, broken, ignore=shutil.ignore_patterns("model.onnx", "manifest.json"))
-    (broken / "alexnet/1/model.onnx").write_bytes(b"not a model")
-    command = [
-        *(sys.executable, "-m", "alexnet_server", "serve", "--repository", str(broken), "--log", str(tmp_path / "log")),
-        *("--grpc-port", str(free_port()), "--metrics-port", str(free_port()), "--health-port", "0"),
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert "Triton exited during startup" in done.stderr
-    assert "cannot load model.onnx" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_command_runs_while_triton_serves_and_its_exit_code_is_passed_on(cheap, tmp_path, free_port):
-    port, metrics = free_port(), free_port()
-
-    def run(*command: str) -> subprocess.CompletedProcess[str]:
-        launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(cheap.repository)]
-        options = [
-            "--grpc-port",
-            str(port),
-            "--metrics-port",
-            str(metrics),
-            "--health-port",
-            "0",
-            "--log",
-            str(tmp_path / "log"),
-            "--",
-        ]
-        return subprocess.run([*launcher, *options, *command], check=False, capture_output=True, text=True, timeout=90)
-
-    health = [sys.executable, "-m", "alexnet_client", "health", "--target", f"127.0.0.1:{port}"]
-    good = run(*health)
-    assert (good.returncode, "alexnet is ready" in good.stdout) == (0, True)
-    assert run("sh", "-c", "exit 7").returncode == 7
-    missing = run("no-such-program")
-    assert missing.returncode == 2
-    assert "no-such-program: command not found; Triton was not started" in missing.stderr
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0, "Triton is stopped when the command has ended"
-
-
-def test_a_signal_while_a_command_runs_ends_the_command_and_triton(cheap, tmp_path, free_port):
-    launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(cheap.repository)]
-    options = [
-        "--grpc-port",
-        str(free_port()),
-        "--metrics-port",
-        str(free_port()),
-        "--health-port",
-        "0",
-        "--log",
-        str(tmp_path / "log"),
-        "--",
-    ]
-    with subprocess.Popen(
-        [*launcher, *options, "sh", "-c", "echo on; exec sleep 60"], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout.readline() == b"on\n"
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
-    assert not psutil.wait_procs(family, timeout=10)[1]
-
-
-@pytest.mark.parametrize("delay_s", [0.0, 0.5])
-def test_a_signal_while_triton_starts_leaves_no_process_and_no_shared_memory(repository, tmp_path, free_port, delay_s):
-    launcher = [sys.executable, "-m", "alexnet_server", "serve", "--repository", str(repository)]
-    options = [
-        "--grpc-port",
-        str(free_port()),
-        "--metrics-port",
-        str(free_port()),
-        "--health-port",
-        "0",
-        "--log",
-        str(tmp_path / "log"),
-    ]
-    with subprocess.Popen([*launcher, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "log").exists() or "loading: alexnet" not in (tmp_path / "log").read_text():
-            time.sleep(0.02)
+def test_a_signal_while_triton_starts_leaves_no_process_and_no_shared_memory(cheap, tmp_path, free_port):
+    log = tmp_path / "log"
+    arguments = [str(part) for part in serve_command(cheap.repository, free_port, "--log", log)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: log.exists() and "loading: alexnet" in log.read_text(), "Triton loads the models")
         group = next(each.pid for each in psutil.Process(process.pid).children())
-        time.sleep(delay_s)
         process.send_signal(signal.SIGTERM)
-        said, complained = process.communicate(timeout=60)
-    if "Serving" in said:  # a fast machine was ready before the signal came
+        output, errors = process.communicate(timeout=60)
+    if "Serving" in output:  # Triton was ready before the signal
         assert process.returncode == 0
     else:
         assert process.returncode == 1
-        assert json.loads(complained)["message"] == "stopped before Triton was ready"
-    time.sleep(0.2)
-    assert not running_in_group(group)
-    assert not list(Path("/dev/shm").glob(f"alexnet_{process.pid}_*"))
+        assert json.loads(errors)["message"] == "stopped before Triton was ready"
+    wait_until(lambda: not running_in_group(group), "all processes end")
+    assert not shared_memory_of(process)
 
 
-def test_without_a_terminal_every_line_is_json_and_tritons_keep_their_levels(cheap, free_port, tmp_path):
-    ports = [str(free_port()) for _ in range(3)]
-    command = [
-        sys.executable,
-        "-m",
-        "alexnet_server",
-        "serve",
-        "--repository",
-        cheap.repository,
-        "--grpc-port",
-        ports[0],
-    ]
-    command += ["--metrics-port", ports[1], "--health-port", ports[2], "--", "sh", "-c", "cat $XDG_RUNTIME_DIR/*/*"]
-    runtime = tmp_path / "runtime"
-    runtime.mkdir(mode=0o700)
-    environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+def test_without_a_terminal_every_log_line_is_json_and_tritons_lines_keep_their_level(cheap, free_port, tmp_path):
+    port = free_port()
+    command = serve_command(
+        cheap.repository, free_port, "--grpc-port", port, "--", "sh", "-c", "cat $XDG_RUNTIME_DIR/*/*"
+    )
+    (tmp_path / "runtime").mkdir(mode=0o700)
+    done = run(command, XDG_RUNTIME_DIR=str(tmp_path / "runtime"))
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert {each["logger"] for each in lines} == {"alexnet_server", "triton"}
     serving = next(each for each in lines if each["message"].startswith("Serving"))
     assert "alexnet" in serving["models"]
-    assert serving["ports"]["gRPC"] == int(ports[0])
-    from_triton = {
-        (each["level"], each.get("source", "").split(":")[0]) for each in lines if each["logger"] == "triton"
-    }
-    assert ("INFO", "server.cc") in from_triton
-    assert any(level == "WARNING" for level, _ in from_triton)
+    assert serving["ports"]["gRPC"] == port
+    of_triton = {(each["level"], each.get("source", "").split(":")[0]) for each in lines if each["logger"] == "triton"}
+    assert ("INFO", "server.cc") in of_triton
+    assert any(level == "WARNING" for level, _ in of_triton)
     key = done.stdout.strip().splitlines()[-1]
     assert len(key) >= 40
     assert key not in done.stderr
-
-
-async def test_with_notice_it_says_that_it_will_stop_and_goes_on_serving_for_a_while(cheap_server):
-    image = np.zeros((1, 224, 224, 3), np.uint8)
-    with cheap_server("--shutdown-delay", "2") as server:
-        async with Client(server.target) as client:
-            await client.infer(image)
-            server.process.send_signal(signal.SIGTERM)
-            await wait_for(lambda: server.health()[1]["state"] == "stopping", "it says so")
-            assert server.health()[0] == 503
-            await client.infer(image)
-        assert server.process.wait(30) == 0
