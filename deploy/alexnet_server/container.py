@@ -114,7 +114,7 @@ def is_fixed(release: str) -> bool:
 
 
 def _exec_triton(options: ServerOptions) -> Never:
-    """Nobody receives the administration key: in a container, administration uses the container's runtime."""
+    """The administration key is random and not stored: no client can make administrative calls."""
     key, prefix = secrets.token_urlsafe(32), f"alexnet_{os.getpid()}_"
     binary = INSTALLED / "bin/tritonserver"
     if binary.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from tritonclient.grpc import service_pb2
 
@@ -106,18 +108,7 @@ nv_inference_exec_count{model="m",version="2"} 4
 nv_inference_pending_request_count{model="m",version="1"} 2
 nv_inference_count{model="m",version="1"} 9
 """
-
-    class Response:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exception):
-            pass
-
-        def read(self):
-            return text
-
-    monkeypatch.setattr(liveness.urllib.request, "urlopen", lambda url, timeout: Response())
+    monkeypatch.setattr(liveness.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(text))
     assert liveness.scrape(ServerOptions(tmp_path)) == {"exec_count": {"m": 7}, "pending_request_count": {"m": 2}}
 
 

@@ -87,6 +87,7 @@ def test_cpus_are_divided_among_the_cpu_instances():
     assert settings(groups, cpus=8).intra_op_threads == 4
     assert settings(groups, cpus=1).intra_op_threads == 1
     assert settings(groups, cpus=8, intra_op_thread_count="7").intra_op_threads == 7
+    assert settings(groups, cpus=8, session__intra_op__allow_spinning="0").intra_op_threads == 8
 
 
 def test_a_gpu_instance_uses_cuda_with_the_four_top_level_parameters():
