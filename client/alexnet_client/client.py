@@ -135,7 +135,7 @@ class Client:
 
         Raises:
             ImageError: the image cannot be read.
-            ClientError: the subclass tells what the caller can do.
+            ClientError: see its subclasses.
         """
         if top < 1:
             raise BadInput(f"top must be at least 1, got {top}")
@@ -202,7 +202,7 @@ class Client:
 
         Raises:
             BadInput: the shape or dtype does not match the model.
-            ClientError: the subclass tells what the caller can do.
+            ClientError: see its subclasses.
         """
         deadline = self._deadline(timeout_s)
         if not isinstance(images, np.ndarray) or not images.ndim:

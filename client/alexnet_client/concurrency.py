@@ -55,7 +55,7 @@ class ConcurrencyLimit:
         self._best_s[size] = best_s
         if latency_s > TOLERANCE * best_s:
             self._decrease(0.9, latency_s, now_s)
-        elif in_flight >= self.value:  # below the limit, a good latency says nothing about a higher limit
+        elif in_flight >= self.value:  # below the limit, a good latency does not justify a higher limit
             self._limit = min(self._limit + 1 / self._limit, self._bounds.maximum)
 
     def overloaded(self, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The manifest of a release: read it, and compare the files of a version directory with it. Never writes."""
+"""Reads the manifest of a version and compares the files of its directory with it."""
 
 from __future__ import annotations
 

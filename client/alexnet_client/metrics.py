@@ -36,7 +36,7 @@ from alexnet_client.files import reason
 from alexnet_client.replicas import ReplicaSet
 
 NAMESPACE = "alexnet_client"
-RELEASE = version("alexnet-client")
+VERSION = version("alexnet-client")
 CALL_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 PHASE_BUCKETS_S = (0.0001, 0.0002, *CALL_BUCKETS_S)  # a batch is encoded in less than half a millisecond
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -220,7 +220,7 @@ class ClientMetrics(Collector):
         )
         clients = list(clients)
         for model in sorted({each.model for each in clients}):
-            info.add_metric((model, RELEASE), 1)
+            info.add_metric((model, VERSION), 1)
         for name in sorted({name for each in clients for name in each.expiries}):
             expiry.add_metric((name,), min(each.expiries[name] for each in clients if name in each.expiries))
         yield from (info, expiry)

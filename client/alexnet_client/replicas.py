@@ -18,8 +18,8 @@ from alexnet_client.errors import ClientError, DeadlineExceeded, Overloaded, Ser
 MAX_CONSECUTIVE_FAULTS = 3
 """This many server faults in a row eject a replica; a single "unavailable" does."""
 MAX_SILENCE_S = 1.0
-"""A timeout or cancellation ejects a replica if it owed a response for this time, seconds, and for twice its slowest recent
-latency. A shorter time may only mean that the caller has a short timeout."""
+"""A timeout or cancellation ejects a replica that sent no response for this time, seconds, and for twice its slowest recent
+latency, while requests were outstanding. A shorter time may only mean that the caller has a short timeout."""
 SLOWEST_DECAY = 0.99
 """Factor applied to the slowest latency after each response."""
 MIN_EJECTION_S, MAX_EJECTION_S = 0.5, 4.0
@@ -36,7 +36,7 @@ class Replica:
         outstanding: requests without a response.
         last_used: sequence number of the latest request to it.
         faults: consecutive server faults.
-        silent_since_s: start of the time for which it has owed a response; None if it owes none.
+        silent_since_s: start of the time without a response while requests are outstanding; None if there are none.
         silent_s: length of that time when the last request ended without a response, seconds; idle time does not count.
         slowest_s: slowest recent latency, seconds.
         ejection_s: duration of the next ejection, seconds.

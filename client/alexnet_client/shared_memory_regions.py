@@ -132,7 +132,7 @@ class RegionPool:
 def remove_stale_regions(directory: Path = DIRECTORY) -> None:
     """Remove the regions of this user's processes that were killed.
 
-    A region is removed only if its process does not run and nobody holds its lock. The lock is necessary because a process in
+    A region is removed only if its process does not run and its lock is free. The lock is necessary because a process in
     another container that shares /dev/shm has another process number there.
     """
     for path in directory.glob("alexnet-client-*"):

@@ -1,4 +1,4 @@
-"""What all command lines of this project share: the exit codes, the console, and how errors are reported."""
+"""Shared parts of all command lines: exit codes, console, error messages, JSON output."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def complain(program: str, text: str) -> None:
 
 
 def fail(program: str, error: Exception) -> Never:
-    """Print an error to stderr and exit: 2 for a mistake of the user (``BadInput``), 1 for anything else."""
+    """Print an error to stderr and exit: 2 for a user error (``BadInput``), 1 for other errors."""
     complain(program, str(error))
     raise typer.Exit(USER_ERROR if isinstance(error, BadInput) else FAILED) from None
 
 
 @contextmanager
 def errors_reported(program: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Report exceptions of these kinds without a traceback, and end with the matching exit code."""
+    """Report exceptions of these kinds without a traceback, and exit with the matching code."""
     try:
         yield
     except kinds as error:

@@ -62,7 +62,7 @@ def test_images_of_several_threads_share_requests(server, client, image):
 
     with ThreadPoolExecutor(THREADS) as pool:
         assert list(pool.map(classify, range(THREADS))) == [number % 3 for number in range(THREADS)]
-    sizes = [request.images for request in server.requests if not request.asks_labels]
+    sizes = [request.images for request in server.requests if not request.requests_labels]
     assert sum(sizes) == THREADS
     assert len(sizes) < THREADS
 
@@ -96,7 +96,7 @@ def test_an_error_in_a_stream_is_raised_or_yielded_in_its_place(client, image):
 
 def test_closing_a_stream_early_cancels_its_requests(server, image):
     def hang_after_the_first(received) -> Step:
-        return Step(hang=not received.asks_labels and sum(not each.asks_labels for each in server.requests) > 1)
+        return Step(hang=not received.requests_labels and sum(not each.requests_labels for each in server.requests) > 1)
 
     server.choose = hang_after_the_first
     with BlockingClient(server.target, batching=BatchOptions(max_batch=1)) as client:

@@ -50,12 +50,12 @@ def swap_first_classes(response):
 
 def swap_classes_of_the_third_image(server):
     """Swap two classes in the answer for the third image, 1.png."""
-    server.choose = lambda received: Step() if received.asks_labels else next(steps, Step())
+    server.choose = lambda received: Step() if received.requests_labels else next(steps, Step())
     steps = iter([*[Step()] * (WARM_UP + 2), Step(mangle=swap_first_classes)])
 
 
 def measured_requests(server):
-    return [each for each in server.requests if not each.asks_labels][WARM_UP:]
+    return [each for each in server.requests if not each.requests_labels][WARM_UP:]
 
 
 def test_equal_servers_agree_on_every_image_and_each_image_is_sent_once_to_both(servers, images):

@@ -82,8 +82,8 @@ async def test_requests_are_recorded_without_their_images(server):
     )
     assert 30_000_000 < inference.parameters["timeout"] <= 60_000_000
     assert ("key", "secret") in inference.metadata
-    assert not inference.asks_labels
-    assert labels.asks_labels
+    assert not inference.requests_labels
+    assert labels.requests_labels
     assert labels.model_version == "1"
 
 

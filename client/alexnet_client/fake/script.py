@@ -24,7 +24,7 @@ class Received:
         input_name: name of the first input tensor.
         images: number of images in this tensor.
         nbytes: size of all contents.
-        asks_labels: the request asks for class names instead of tensors.
+        requests_labels: the request is for class names instead of tensors.
         parameters: such as ``{"timeout": 200_000}``, microseconds.
         metadata: gRPC metadata of the call.
     """
@@ -33,7 +33,7 @@ class Received:
     input_name: str
     images: int
     nbytes: int
-    asks_labels: bool
+    requests_labels: bool
     parameters: Mapping[str, bool | int | float | str]
     metadata: tuple[tuple[str, str | bytes], ...]
 
@@ -66,7 +66,7 @@ def record(request: Any, call: Call) -> Received:
         input_name=first.name if first else "",
         images=first.shape[0] if first and first.shape else 0,
         nbytes=sum(map(len, request.raw_input_contents)),
-        asks_labels=any(CLASSES in output.parameters for output in request.outputs),
+        requests_labels=any(CLASSES in output.parameters for output in request.outputs),
         parameters=parameters,
         metadata=tuple((key, value) for key, value in call.invocation_metadata() or ()),
     )
