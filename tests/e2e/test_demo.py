@@ -198,7 +198,7 @@ def test_make_serve_answers_make_classify_until_it_is_interrupted(demo, tmp_path
             line = next((line for line in lines if line.startswith("Serving")), "")
             assert line.startswith(f"Serving alexnet, alexnet_decode, alexnet_encoded: gRPC 127.0.0.1:{port}"), line
             done = subprocess.run(classify, cwd=ROOT, capture_output=True, text=True, env=environment(), check=True)
-            assert len(json.loads(done.stdout.splitlines()[-1])["answers"][0]["top"]) == len(COLOURS)
+            assert len(json.loads(done.stdout.splitlines()[-1])["images"][0]["top"]) == len(COLOURS)
         finally:
             os.killpg(serving.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
         assert "Triton has stopped." in serving.stdout.read()
