@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,8 @@ from server_capacity import bench_capacity
 from serving import bench_serving
 from variants import bench_variants, make_models
 
+from alexnet_client.errors import BadInput, ClientError
+from alexnet_client.terminal import EXIT_CODES
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export.data import open_dataset
 from alexnet_export.machine import describe_cpu
@@ -51,7 +54,7 @@ def measure(checkpoint: Path, parts: Sequence[str], *, quick: bool) -> Iterator[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python tests/benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tests/benchmarks", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint directory of `make train`")
     parser.add_argument("--output", type=Path, required=True, help="directory for bench.json")
     parser.add_argument("--only", choices=PARTS, help="run one part only")
@@ -61,10 +64,15 @@ def main() -> None:
     logging.disable(logging.WARNING)  # advice of the exporter and the quantiser
     console, machine, results = Console(), describe_cpu(), []
     parts = [arguments.only] if arguments.only else PARTS
-    with console.status("Measuring"):
-        for result in measure(arguments.checkpoint, parts, quick=arguments.quick):
-            console.log(f"{result.name}: {result.text} {result.details}", markup=False)
-            results.append(result)
+    try:
+        with console.status("Measuring"):
+            for result in measure(arguments.checkpoint, parts, quick=arguments.quick):
+                console.log(f"{result.name}: {result.text} {result.details}", markup=False)
+                results.append(result)
+    except BadInput as error:
+        parser.error(str(error))
+    except ClientError as error:
+        sys.exit(f"{parser.prog}: {error}")
     console.print(table_of(results, f"{machine['name']}, {machine['cpus']} CPUs"))
     report = json.dumps({"machine": machine, "results": as_json(results)})
     arguments.output.mkdir(parents=True, exist_ok=True)

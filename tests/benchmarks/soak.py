@@ -28,6 +28,7 @@ from alexnet_client import Client
 from alexnet_client.codec import encode_request
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, ClientError, DeadlineExceeded
+from alexnet_client.terminal import EXIT_CODES
 from alexnet_client.transport import Transport
 
 PHOTO = Path(__file__).parents[1] / "golden" / "photo.jpg"
@@ -148,18 +149,21 @@ async def soak(server: RunningServer, seconds: float, on_sample: Callable[[Sampl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python tests/benchmarks/soak.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tests/benchmarks/soak.py", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("--repository", type=Path, required=True, help="model repository to serve")
     parser.add_argument("--minutes", type=float, default=10.0, help="duration of the test (default 10)")
     parser.add_argument("--output", type=Path, required=True, help="directory for soak.png and soak.json")
     arguments = parser.parse_args()
     seconds, console = 60 * arguments.minutes, Console()
-    with (
-        running(arguments.repository) as server,
-        Progress(console=console, disable=not console.is_terminal) as progress,
-    ):
-        task = progress.add_task(f"Soak test of {server.target}", total=seconds)
-        samples = asyncio.run(soak(server, seconds, lambda each: progress.update(task, completed=each.at_s)))
+    try:
+        with (
+            running(arguments.repository) as server,
+            Progress(console=console, disable=not console.is_terminal) as progress,
+        ):
+            task = progress.add_task(f"Soak test of {server.target}", total=seconds)
+            samples = asyncio.run(soak(server, seconds, lambda each: progress.update(task, completed=each.at_s)))
+    except ClientError as error:
+        sys.exit(f"{parser.prog}: {error}")
     findings = evaluate(samples)
     arguments.output.mkdir(parents=True, exist_ok=True)
     draw(samples, arguments.output / "soak.png")

@@ -20,6 +20,7 @@ from soak_report import Finding, growth, table_of
 from workloads import random_images
 
 from alexnet_client import Client, ClientError
+from alexnet_client.terminal import EXIT_CODES
 
 TASKS, SAMPLES = 128, 20
 CANCELLED = 0.02
@@ -60,7 +61,9 @@ async def soak(target: str, images: int) -> tuple[Counter[str], list[tuple[float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python tests/benchmarks/soak_client.py", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python tests/benchmarks/soak_client.py", description=__doc__, epilog=EXIT_CODES
+    )
     parser.add_argument("--images", type=int, default=360_000, help="number of requests (default 360,000)")
     arguments, started = parser.parse_args(), time.monotonic()
     with fake_server() as target:
