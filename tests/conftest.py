@@ -8,7 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ QUICK = ExportOptions(
     minimum_images=80,
     maximum_images=80,
     sensitivity_images=16,
+    measure_rewrites=False,
 )
 """Options of exports whose speed measurements and gates are not tested."""
 
@@ -189,6 +190,7 @@ def exported_int8(
             tiny_digits,
             tmp_path_factory.mktemp("int8"),
             precision="int8",
+            options=replace(QUICK, measure_rewrites=True),
             on_progress=steps.append,
             on_variants=variants.extend,
         )

@@ -1,4 +1,4 @@
-"""Data sets: digits drawn on canvases, and folders of images."""
+"""Data sets: digits on canvases, and folders of images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_no_digit_crosses_between_the_splits(digits):
+def test_no_digit_is_in_two_splits(digits):
     seen = [{digit.tobytes() for digit in split.digits} for split in (digits.train, digits.validation, digits.test)]
     total = sum(len(split.digits) for split in (digits.train, digits.validation, digits.test))
     assert total == 1797
@@ -39,12 +39,12 @@ def test_no_digit_crosses_between_the_splits(digits):
     assert not seen[1] & seen[2]
 
 
-def test_the_split_is_the_same_whatever_the_seed(digits):
+def test_the_split_does_not_depend_on_the_seed(digits):
     other = open_dataset("digits", seed=99)
     assert np.array_equal(other.test.digits, digits.test.digits)
 
 
-def test_a_canvas_is_a_function_of_seed_epoch_and_index(digits):
+def test_a_canvas_depends_only_on_seed_epoch_and_index(digits):
     first, label = digits.train.sample(5, 0)
     again, _ = open_dataset("digits").train.sample(5, 0)
     assert np.array_equal(first, again)
@@ -54,7 +54,7 @@ def test_a_canvas_is_a_function_of_seed_epoch_and_index(digits):
     assert not np.array_equal(first, open_dataset("digits", seed=1).train.sample(5, 0)[0])
 
 
-def test_evaluation_canvases_are_the_same_every_epoch(digits):
+def test_evaluation_canvases_are_the_same_in_every_epoch(digits):
     assert np.array_equal(digits.test.sample(3, 0)[0], digits.test.sample(3, 8)[0])
 
 
@@ -66,7 +66,7 @@ def test_every_evaluation_digit_has_four_different_canvases(digits):
     assert len({label for _, label in canvases}) == 1
 
 
-def test_the_ink_can_be_seen_and_lies_within_the_canvas():
+def test_the_ink_is_visible_and_within_the_canvas():
     luma = np.array([0.299, 0.587, 0.114])
     for seed in range(20):
         canvas = draw(np.full((8, 8), 255, np.uint8), np.random.default_rng(seed)) @ luma
@@ -77,7 +77,7 @@ def test_the_ink_can_be_seen_and_lies_within_the_canvas():
         assert np.ptp(inked, axis=0).min() > 100
 
 
-def test_training_batches_go_on_from_any_step_as_if_never_interrupted(digits):
+def test_resumed_training_batches_equal_uninterrupted_ones(digits):
     whole = list(training_batches(digits.train, batch_size=4, seed=3, start=0, steps=5))
     rest = list(training_batches(digits.train, batch_size=4, seed=3, start=2, steps=5))
     assert len(rest) == 3
@@ -86,14 +86,14 @@ def test_training_batches_go_on_from_any_step_as_if_never_interrupted(digits):
         assert torch.equal(left.labels, right.labels)
 
 
-def test_each_epoch_shows_every_sample_once_in_another_order(folder):
+def test_each_epoch_contains_every_sample_once_in_another_order(folder):
     split = open_dataset("folder", directory=folder).train
     labels = [batch.labels.tolist() for batch in training_batches(split, batch_size=8, seed=0, start=0, steps=6)]
     assert all(sorted(epoch) == [0, 0, 0, 0, 1, 1, 1, 1] for epoch in labels)
     assert len({tuple(epoch) for epoch in labels}) > 1
 
 
-def test_worker_processes_give_the_same_batches(folder):
+def test_worker_processes_return_the_same_batches(folder):
     split = open_dataset("folder", directory=folder).train
     for left, right in zip(
         training_batches(split, batch_size=3, seed=0, start=0, steps=4),
@@ -103,7 +103,7 @@ def test_worker_processes_give_the_same_batches(folder):
         assert torch.equal(left.images, right.images)
 
 
-def test_a_limited_evaluation_sees_every_class(folder):
+def test_a_limited_evaluation_uses_images_of_every_class(folder):
     split = open_dataset("folder", directory=folder).validation
     batches = list(evaluation_batches(split, batch_size=4, limit=3))
     assert set(batches[0].labels.tolist()) == {0, 1}
@@ -112,13 +112,13 @@ def test_a_limited_evaluation_sees_every_class(folder):
     assert torch.equal(batches[0].images, again.images)
 
 
-def test_a_folder_gives_its_classes_sorted_and_its_images_decoded(folder):
+def test_the_classes_of_a_folder_are_sorted_and_its_images_decoded(folder):
     dataset = open_dataset("folder", directory=folder)
     assert dataset.labels == ("cat", "dog")
     pixels, label = dataset.validation.sample(3, 0)
     assert label == 1
     assert np.array_equal(pixels, images.load_pixels(folder / "val/dog/1.png"))
-    assert len(dataset.test) == len(dataset.validation), "without test/ the validation images serve"
+    assert len(dataset.test) == len(dataset.validation), "without test/, val is the test split"
 
 
 def test_training_images_are_cropped_and_mirrored_at_random(tmp_path, folder):
@@ -134,7 +134,7 @@ def test_training_images_are_cropped_and_mirrored_at_random(tmp_path, folder):
     assert all(crop[0, -1, 0] > crop[0, 0, 0] for crop in (unmirrored.sample(0, epoch)[0] for epoch in range(12)))
 
 
-def test_unreadable_files_are_skipped_and_named(folder):
+def test_unreadable_files_are_skipped_and_reported(folder):
     (folder / "val/cat/0.png").write_bytes(b"broken")
     split = open_dataset("folder", directory=folder).validation
     batches = list(evaluation_batches(split, batch_size=3))
@@ -145,31 +145,40 @@ def test_unreadable_files_are_skipped_and_named(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("change", "message"),
     [
-        (lambda folder: folder.rename(folder.with_name("gone")), "no such directory; it should hold train/<class>/"),
-        (lambda folder: (folder / "val").rename(folder / "elsewhere"), "has no val/ directory"),
-        (lambda folder: [path.unlink() for path in (folder / "train/dog").iterdir()], "class dog is empty"),
+        (
+            lambda folder: folder.rename(folder.with_name("gone")),
+            "no such directory; the directory must contain train/<class>/",
+        ),
+        (lambda folder: (folder / "val").rename(folder / "elsewhere"), "val/ is missing"),
+        (
+            lambda folder: [path.unlink() for path in (folder / "train/dog").iterdir()],
+            "dog: contains no JPEG, PNG or WebP file",
+        ),
         (lambda folder: (folder / "val/dog").rename(folder / "dog"), "class dog is missing"),
-        (lambda folder: picture(folder / "val/horse/1.png"), "classes that train/ lacks: horse"),
-        (lambda folder: (folder / "train/dog").rename(folder / "dog"), "holds 1 class directories"),
+        (lambda folder: picture(folder / "val/horse/1.png"), "classes that are not in train/: horse"),
+        (
+            lambda folder: (folder / "train/dog").rename(folder / "dog"),
+            "contains 1 class directories, at least two are required",
+        ),
         (lambda folder: [picture(folder / part / "a\nb/1.png") for part in ("train", "val")], "cannot be printed"),
     ],
 )
-def test_a_folder_laid_out_otherwise_is_refused_with_the_reason(folder, spoil, says):
-    spoil(folder)
-    with pytest.raises(BadInput, match=says):
+def test_a_folder_with_another_layout_is_rejected(folder, change, message):
+    change(folder)
+    with pytest.raises(BadInput, match=message):
         open_dataset("folder", directory=folder)
 
 
-def test_an_unknown_kind_or_a_folder_without_a_place_is_refused():
+def test_an_unknown_kind_and_a_folder_without_a_directory_are_rejected():
     with pytest.raises(BadInput, match="choose digits or folder"):
         open_dataset("mnist")
-    with pytest.raises(BadInput, match="needs --data-dir"):
+    with pytest.raises(BadInput, match="requires --data-dir"):
         open_dataset("folder")
 
 
-def test_the_resize_is_antialiased_bilinear_within_one_level_of_torchs():
+def test_the_resize_differs_from_torchs_antialiased_bilinear_by_at_most_one_level():
     source = Image.open("tests/golden/photo.jpg").convert("RGB")
     ours = np.asarray(images.resize_short_side(source), np.float32)
     tensor = torch.from_numpy(np.array(source)).permute(2, 0, 1)[None].float()

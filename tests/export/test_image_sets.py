@@ -1,4 +1,4 @@
-"""Which images calibrate, choose and judge."""
+"""Images for calibration, for choosing a quantisation, and for the gates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from alexnet_client.errors import BadInput
+from alexnet_client.images import load_pixels
 from alexnet_export.data import DataSet, open_dataset
 from alexnet_export.image_sets import calibration_images, gate_images, selection_images
 
@@ -16,44 +17,44 @@ def same(images, split, indices):
     return {one.tobytes() for one in images.pixels} == expected
 
 
-def test_each_use_has_a_split_of_its_own(digits, first):
-    few = DataSet("few", digits.labels, first(digits.train, 20), first(digits.validation, 21), first(digits.test, 510))
+def test_each_purpose_uses_its_own_split(digits, first):
+    few = DataSet("few", digits.labels, first(digits.train, 20), first(digits.validation, 21), first(digits.test, 30))
     assert same(calibration_images(few), digits.train, range(20))
     assert same(selection_images(few, digits.labels), digits.validation, range(21))
-    judged = gate_images(few, digits.labels)
-    assert same(judged, digits.test, range(510))
-    assert (judged.labels >= 0).all()
+    evaluated = gate_images(few, digits.labels, minimum=30)
+    assert same(evaluated, digits.test, range(30))
+    assert (evaluated.labels >= 0).all()
 
 
-def test_a_small_test_split_is_filled_up_with_images_that_count_for_equality_only(digits, first):
+def test_a_small_test_split_is_filled_up_with_images_without_labels(digits, first):
     small = DataSet("small", digits.labels, digits.train, first(digits.validation, 60, 10), first(digits.test, 40, 10))
-    found = gate_images(small, digits.labels)
-    assert len(found) == 500
+    found = gate_images(small, digits.labels, minimum=100)
+    assert len(found) == 100
     assert (found.labels >= 0).sum() == 36
     assert len(found.unreadable) == 4 + 6
 
 
 def test_images_of_other_classes_have_no_labels(digits, first):
-    few = DataSet("few", ("a", "b"), digits.train, first(digits.validation, 20), first(digits.test, 510))
-    assert (gate_images(few, digits.labels).labels == -1).all()
+    few = DataSet("few", ("a", "b"), digits.train, first(digits.validation, 20), first(digits.test, 30))
+    assert (gate_images(few, digits.labels, minimum=30).labels == -1).all()
     assert (selection_images(few, digits.labels).labels == -1).all()
 
 
-def test_too_few_readable_images_are_no_proof(digits, first):
-    few = DataSet("few", digits.labels, *(first(digits.test, 170, 10) for _ in range(3)))
-    with pytest.raises(BadInput, match="459 readable images to compare on, 500 are needed"):
-        gate_images(few, digits.labels)
+def test_too_few_readable_images_are_an_error(digits, first):
+    few = DataSet("few", digits.labels, *(first(digits.test, 20, 10) for _ in range(3)))
+    with pytest.raises(BadInput, match="54 readable images to compare answers on, 60 are required"):
+        gate_images(few, digits.labels, minimum=60)
 
 
-def test_without_a_readable_training_image_nothing_is_calibrated(digits, first):
+def test_calibration_and_selection_need_readable_images(digits, first):
     none = DataSet("none", digits.labels, first(digits.train, 5, 1), first(digits.validation, 5, 1), digits.test)
-    with pytest.raises(BadInput, match="none: no readable training images to calibrate on; add some, or publish with"):
+    with pytest.raises(BadInput, match="none: no readable training image for calibration; add some, or publish with"):
         calibration_images(none)
-    with pytest.raises(BadInput, match="no readable validation images to choose"):
+    with pytest.raises(BadInput, match="no readable validation image to choose"):
         selection_images(none, digits.labels)
 
 
-def test_a_folder_calibrates_on_training_images_as_they_are_served_and_never_chooses_by_what_judges(tmp_path):
+def test_a_folder_without_test_images_uses_training_images_without_augmentation(tmp_path):
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for name in ("cat", "dog"):
@@ -64,7 +65,5 @@ def test_a_folder_calibrates_on_training_images_as_they_are_served_and_never_cho
     folder = open_dataset("folder", directory=tmp_path)
     assert folder.as_served is not None
     assert same(calibration_images(folder), folder.as_served, range(6))
-    assert same(selection_images(folder, folder.labels), folder.as_served, range(6)), "val judges here"
-    from alexnet_client.images import load_pixels
-
+    assert same(selection_images(folder, folder.labels), folder.as_served, range(6)), "the gates use val"
     assert np.array_equal(folder.as_served.sample(0, 5)[0], load_pixels(tmp_path / "train/cat/0.png"))

@@ -7,7 +7,6 @@ import hashlib
 import multiprocessing
 import os
 import re
-import resource
 import shutil
 import signal
 from pathlib import Path
@@ -121,9 +120,7 @@ def fail_with(number):
         (Path, "rename", errno.EIO, "input/output error"),
     ],
 )
-def test_a_failed_write_leaves_the_repository_unchanged(
-    repository, model, monkeypatch, target, name, number, message
-):
+def test_a_failed_write_leaves_the_repository_unchanged(repository, model, monkeypatch, target, name, number, message):
     before = snapshot(repository)
     monkeypatch.setattr(target, name, fail_with(number))
     with pytest.raises(BadInput, match=message):
@@ -145,19 +142,10 @@ def test_a_failed_release_with_other_classes_restores_labels_and_configurations(
     assert (repository / "alexnet/labels.txt").read_text() == "a\nb\nc\n"
 
 
-def _publish_with_a_size_limit(repository: Path, model: Path, limit: int, message) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    try:
-        publish(repository, {"model.onnx": model}, LABELS, {})
-    except BadInput as error:
-        message.put(str(error))
-
-
-def test_a_write_that_the_kernel_aborts_leaves_the_repository_unchanged(repository, model):
-    before, message = snapshot(repository), fork.SimpleQueue()
-    run(fork.Process(target=_publish_with_a_size_limit, args=(repository, model, 100_000, message)))
-    assert "cannot be written" in message.get()
+def test_a_write_that_the_kernel_aborts_leaves_the_repository_unchanged(repository, model, with_limited_files):
+    before = snapshot(repository)
+    message = with_limited_files(100_000, publish, repository, {"model.onnx": model}, LABELS, {})
+    assert "cannot be written" in message
     assert snapshot(repository) == before
 
 

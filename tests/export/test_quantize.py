@@ -1,4 +1,4 @@
-"""Quantisation: integers where they should be, close to the float answers, for either kind of kernel."""
+"""Quantisation: integer kernels where expected, answers close to the float model, for CPUs and TensorRT."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from alexnet_client.cpus import has_int8_instructions
 from alexnet_client.errors import BadInput
 from alexnet_export import rewrites
 from alexnet_export.calibrate import limits, observe
@@ -52,7 +53,13 @@ def logits(model, pixels):
     return onnx_runner(to_bytes(model))(pixels)[0]
 
 
-@pytest.mark.parametrize("scheme", [CPU, CPU_WITHOUT_VNNI, TENSORRT], ids=["cpu", "without VNNI", "tensorrt"])
+# Without VNNI, sums of products of full-range weights can overflow, so that scheme is not used there.
+SCHEMES = {"cpu": CPU, "without VNNI": CPU_WITHOUT_VNNI, "tensorrt": TENSORRT}
+if not has_int8_instructions():
+    del SCHEMES["cpu"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=list(SCHEMES))
 def test_the_answers_stay_close(model, weights, ranges, pixels, scheme):
     quantized = quantize(model, weights[scheme], ranges, scheme)
     onnx.checker.check_model(to_bytes(quantized), full_check=True)
@@ -123,12 +130,16 @@ def test_for_tensorrt_all_zero_points_are_zero_and_biases_stay_float(model, weig
     assert next(iter(quantized.graph)).op_type == "Cast", "TensorRT wants uint8 converted before all else"
 
 
-def test_a_graph_whose_ranges_are_not_known_is_refused_with_the_place(exported, weights, ranges):
+def test_a_graph_with_an_unknown_range_is_rejected_with_the_name_of_the_node(exported, weights, ranges):
     unfolded = read_model(exported)
     with pytest.raises(BadInput, match=r"mul_6 \(Mul\) is neither the pixels nor behind a ReLU"):
         quantize(unfolded, weights[CPU], ranges, CPU)
 
 
-def test_the_logits_come_from_32_bit_sums_not_from_256_levels(model, weights, ranges, pixels):
-    found = logits(quantize(model, weights[CPU], ranges, CPU), pixels)
-    assert len(np.unique(found)) == found.size
+def test_the_logits_are_32_bit_sums_and_not_rounded_to_8_bits(model, weights, ranges, pixels):
+    quantized = quantize(model, weights[CPU_WITHOUT_VNNI], ranges, CPU_WITHOUT_VNNI)
+    last = layers(quantized.graph)[-1]
+    activation_scale, weight_scales = (last.inputs[place].producer().inputs[1].const_value.numpy() for place in (0, 1))
+    sums = logits(quantized, pixels).astype(np.float64) / (activation_scale.astype(np.float64) * weight_scales)
+    assert np.abs(sums - np.rint(sums)).max() < 0.05, "every logit is an integer times the scales"
+    assert np.ptp(sums, axis=0).min() > 256, "the integers of a class need more than 8 bits"

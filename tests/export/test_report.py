@@ -1,4 +1,4 @@
-"""The model report: what is measured is true, and the page shows it by itself, at any width, whatever the names."""
+"""The model report: correct measurements, and a self-contained page at any width and with any class names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,46 +16,45 @@ from typer.testing import CliRunner
 
 from alexnet_export import checkpoint as checkpoints
 from alexnet_export.__main__ import app
-from alexnet_export.model import CHANNELS, UNIFORM, AlexNet
+from alexnet_export.model import UNIFORM, AlexNet
 from alexnet_export.publish import publish
-from alexnet_export.report.invariance import KINDS, curves, warp
-from alexnet_export.report.judged import judge_answers, top_confusions
-from alexnet_export.report.layers import ask, describe_layers, output_side
+from alexnet_export.report.evaluation import evaluate_logits, top_confusions
+from alexnet_export.report.invariance import KINDS, _inverse, curves, warp
+from alexnet_export.report.layers import describe_layers, output_side, run_network
 from alexnet_export.report.write import write_report
 
 ODD_LABELS = ("<b>bold</b>", "a & b", '"quoted"', *(f"class {number}" for number in range(7)))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Fewer images and sizes: the curves have their own test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet_export.image_sets.MAXIMUM_IMAGES", 64)
-        patch.setattr("alexnet_export.image_sets.MINIMUM_IMAGES", 64)
-        patch.setattr("alexnet_export.report.invariance.IMAGES", 4)
-        yield
+FEW = {"minimum_images": 64, "maximum_images": 64, "curve_images": 4}
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
     directory = tmp_path_factory.mktemp("published")
-    (directory / "model.onnx").write_bytes(b"not looked at")
+    (directory / "model.onnx").write_bytes(b"not read")
     row = {
         "name": "int8", "bytes": 57_200_000, "images": 1080, "labelled": 1080, "top1": 0.9713,
         "loss_points": {"estimate": 0.09, "low": -0.16, "high": 0.35}, "agreement": 0.9991,
         "max_logit_difference": 5.1e-3, "batch1_ms": 2.5, "images_per_second": 851.0, "best_batch": 64,
-        "verdict": "passed", "published": True,
+        "gate": "passed", "published": True,
     }  # fmt: skip
     failed = {**row, "name": "fp16", "loss_points": None, "batch1_ms": None, "images_per_second": None, "top1": None}
-    failed |= {"verdict": "accuracy: top-1 +2.00 points", "published": False, "max_logit_difference": None}
-    worth = {"name": "wide conv1", "variant": "int8", "does": "reads four", "batch1_ratio": 1.03, "batch32_ratio": 1.1}
-    manifest = {"precision": "int8", "variants": [row, failed], "rewrites": [worth]}
+    failed |= {"gate": "accuracy: top-1 +2.00 points", "published": False, "max_logit_difference": None}
+    rewrite = {
+        "name": "wide conv1",
+        "variant": "int8",
+        "description": "reads four",
+        "batch1_speed_up": 1.03,
+        "batch32_speed_up": 1.1,
+    }
+    manifest = {"precision": "int8", "variants": [row, failed], "rewrites": [rewrite]}
     return publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, ODD_LABELS, manifest)
 
 
 @pytest.fixture(scope="module")
 def written(checkpoint, digits, release, tmp_path_factory):
-    """A report with everything in it, of classes with names that HTML could stumble over."""
+    """A complete report, with class names that contain markup."""
     directory = tmp_path_factory.mktemp("report")
     records = [{"event": "StepDone", "step": step, "loss": 2.0 / step} for step in range(1, 30)]
     records += [{"event": "Evaluated", "step": 29, "loss": 0.3, "accuracy": 0.9}]
@@ -66,6 +66,7 @@ def written(checkpoint, digits, release, tmp_path_factory):
         directory / "out",
         history=directory / "history.jsonl",
         release=release,
+        **FEW,
         on_progress=lambda done, total: counted.append((done, total)),
     )
     assert counted[-1][0] == counted[-1][1] == len(counted)
@@ -77,7 +78,7 @@ def page(written):
     return written.page.read_text()
 
 
-def test_the_sizes_and_costs_are_those_of_the_published_network(whole_network):
+def test_sizes_and_costs_equal_those_of_the_published_network():
     layers = {layer.name: layer for layer in describe_layers(AlexNet(1000).eval())}
     assert sum(layer.parameters for layer in layers.values()) == 61_100_840
     assert sum(layer.multiply_adds for layer in layers.values()) == 714_188_480
@@ -90,105 +91,103 @@ def test_the_sizes_and_costs_are_those_of_the_published_network(whole_network):
 @pytest.mark.parametrize(
     ("side", "kernel", "stride", "padding", "expected"), [(224, 11, 4, 2, 55), (55, 3, 2, 0, 27), (27, 5, 1, 2, 27)]
 )
-def test_the_formula(side, kernel, stride, padding, expected):
+def test_the_output_size_follows_the_formula(side, kernel, stride, padding, expected):
     assert output_side(side, kernel=kernel, stride=stride, padding=padding) == expected
 
 
-def test_a_channel_that_is_always_zero_is_counted_as_dead():
+def test_a_channel_that_is_always_zero_is_counted_as_dead(small):
     torch.manual_seed(0)
-    network = AlexNet(10).eval()
+    network = AlexNet(10, widths=small).eval()
     with torch.no_grad():
         network.features[0].bias[3] = -1e6
         network.classifier[1].bias[:7] = -1e6
-    dead = {each.name: each for each in ask(network, UNIFORM, np.full((2, 224, 224, 3), 90, np.uint8)).dead}
-    assert (dead["conv1"].units, dead["conv1"].channels) == (CHANNELS[0] * 55 * 55, CHANNELS[0])
+    dead = {each.name: each for each in run_network(network, UNIFORM, np.full((2, 224, 224, 3), 90, np.uint8)).dead}
+    assert (dead["conv1"].units, dead["conv1"].channels) == (small.channels[0] * 55 * 55, small.channels[0])
     assert dead["conv1"].dead_channels >= 1
     assert dead["conv1"].dead >= 55 * 55
     assert dead["fc6"].dead == dead["fc6"].dead_channels >= 7
 
 
-def test_nothing_changes_where_nothing_is_moved_and_the_answers_get_worse_from_there(checkpoint, digits):
+def test_without_a_transformation_nothing_changes_and_similarity_decreases_with_its_size(checkpoint, digits):
     pixels = np.stack([digits.test.sample(index, 0)[0] for index in range(4)])
     found = {curve.kind: curve for curve in curves(checkpoint.network(), UNIFORM, pixels)}
     assert list(found) == list(KINDS)
     for kind, curve in found.items():
         still = curve.sizes.index(1 if kind == "scale" else 0)
-        values = (curve.same_answer[still], curve.logits[still], curve.equivariance[still], curve.invariance[still])
+        values = (curve.same_class[still], curve.logits[still], curve.equivariance[still], curve.invariance[still])
         assert values == pytest.approx((1, 1, 1, 1), abs=1e-4)
         assert curve.logits[0] < curve.logits[still]
         assert curve.invariance[-1] < curve.invariance[still]
-    # A shift by 32 pixels is a shift of the conv5 map by two places: the features move along.
+    # A shift by 32 pixels shifts the conv5 map by two positions.
     shift = found["shift"]
     place = shift.sizes.index(32)
     assert shift.equivariance[place] > 0.9
     assert shift.equivariance[place] > shift.invariance[place]
 
 
-def test_images_are_shifted_scaled_and_turned_the_way_that_is_said():
+def test_images_are_shifted_scaled_and_rotated_in_the_documented_direction():
     image = torch.zeros(1, 1, 8, 8)
     image[0, 0, 3, 2] = 1
-    from alexnet_export.report.invariance import _inverse
-
     assert warp(image, _inverse(0, 1, 2 / 8))[0, 0, 3, 4] == pytest.approx(1), "two pixels to the right"
     large = warp(image, _inverse(0, 2, 0))[0, 0]
-    assert large.argmax().item() in {2 * 8 + 0, 2 * 8 + 1, 3 * 8 + 0, 3 * 8 + 1}, "twice as far from the middle"
+    assert large.argmax().item() in {2 * 8 + 0, 2 * 8 + 1, 3 * 8 + 0, 3 * 8 + 1}, "twice as far from the centre"
     turned = warp(image, _inverse(np.pi / 2, 1, 0))[0, 0]
     assert turned.max().item() == pytest.approx(1, abs=1e-5)
     assert turned[3, 2] < 0.5
 
 
-def test_what_is_right_and_wrong_is_counted():
+def test_accuracy_confusion_and_calibration_are_computed_from_the_logits():
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.05, 0.9, 0.05]], np.float32))
-    found = judge_answers(logits, np.array([0, 1, 1, 2]), ("a", "b", "c"))
+    found = evaluate_logits(logits, np.array([0, 1, 1, 2]), ("a", "b", "c"))
     assert found.accuracy == 0.5
     assert found.confusion == [[1, 0, 0], [1, 1, 0], [0, 1, 0]]
     assert found.per_class == [1.0, 0.5, 0.0]
-    assert [(m.index, m.truth, m.answer) for m in found.mistakes] == [(3, "c", "b"), (2, "b", "a")]
+    assert [(m.index, m.truth, m.predicted) for m in found.mistakes] == [(3, "c", "b"), (2, "b", "a")]
     assert found.mistakes[0].probability == pytest.approx(0.9)
     assert found.calibration_error == pytest.approx((0.3 + 0.2 + 0.6 + 0.9) / 4, abs=1e-6)
     assert top_confusions(found, ("a", "b", "c")) == [("b", "a", 1), ("c", "b", 1)]
 
 
-def test_the_page_asks_nobody_for_anything(page):
+def test_the_page_is_self_contained(page):
     assert not re.findall(r"""(?:src|href|action)\s*=\s*["'](?!data:|#)""", page)
     assert "url(" not in page.replace("url(#", "")
     assert "<script" not in page
     assert "@import" not in page
 
 
-def test_page_and_data_agree(written, page):
+def test_the_page_shows_the_data(written, page):
     data = json.loads(written.data.read_text())
-    assert data["judged"]["accuracy"] == written.accuracy
-    assert f"<strong>{100 * data['judged']['accuracy']:.1f} %</strong>" in page
+    assert data["evaluation"]["accuracy"] == written.accuracy
+    assert f"<strong>{100 * data['evaluation']['accuracy']:.1f} %</strong>" in page
     assert f"{data['parameters']:,}".replace(",", "\u202f") in page
     assert data["release"]["version"] == 1
     assert "+0.09 (-0.16 to +0.35)" in page
     assert "accuracy: top-1 +2.00 points" in page
     assert ">1.10<" in page
-    assert len(data["judged"]["mistakes"]) == page.count("taken for")
+    assert len(data["evaluation"]["mistakes"]) == page.count(", predicted <b")
 
 
-def test_names_are_text_and_never_markup(page):
+def test_class_names_are_escaped(page):
     assert "<b>bold</b>" not in page
     assert "&lt;b&gt;bold&lt;/b&gt;" in page
     assert "a &amp; b" in page
 
 
-def test_what_is_missing_is_said(checkpoint, digits, tmp_path):
-    page = write_report(replace(checkpoint, labels=ODD_LABELS), digits, tmp_path).page.read_text()
-    assert "The images are not of the network's own classes" in " ".join(page.split())
-    assert "There is no training history beside these weights." in page
-    assert "Nothing to compare: no release with variants was given." in page
-    assert "What it gets wrong" not in page
+def test_missing_parts_are_explained(checkpoint, digits, tmp_path):
+    page = write_report(replace(checkpoint, labels=ODD_LABELS), digits, tmp_path, **FEW).page.read_text()
+    assert "The classes of the images differ from those of the network" in page
+    assert "No training history is available for these weights." in page
+    assert "No release of this checkpoint was found." in page
+    assert "<h2>Mistakes</h2>" not in page
 
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
 @pytest.mark.parametrize("width", [400, 1400])
-def test_no_layout_breaks(written, tmp_path, width):
-    """In a frame of that width the page must not be wider than the frame."""
+def test_the_page_is_not_wider_than_the_window(written, tmp_path, width):
     probe = tmp_path / "probe.html"
     inner = written.page.read_text().replace(
         "</body>",
@@ -201,14 +200,8 @@ def test_no_layout_breaks(written, tmp_path, width):
         "<script>onmessage = event => document.getElementById('found').textContent = event.data.join(' ')</script>"
     )
     command = [
-        *(
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--user-data-dir={tmp_path / 'profile'}",
-        ),
+        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+        f"--user-data-dir={tmp_path / 'profile'}",
         *("--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()),
     ]
     dumped = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -217,7 +210,8 @@ def test_no_layout_breaks(written, tmp_path, width):
     assert scrolled <= shown
 
 
-def test_the_command_says_where_the_page_is(checkpoint, tmp_path):
+def test_the_command_prints_the_path_of_the_page(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("alexnet_export.report.write.write_report", partial(write_report, **FEW))
     checkpoints.save(checkpoint, tmp_path / "checkpoint")
     arguments = ("report", "--checkpoint", tmp_path / "checkpoint", "--repository", tmp_path, "-o", tmp_path / "report")
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -1,4 +1,4 @@
-"""The ONNX file keeps its promises."""
+"""The ONNX file follows the model contract."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def proto(model_path):
     return onnx.load(model_path)
 
 
-def test_opset_ir_version_and_signature_are_the_contract(model_path, proto):
-    check_file(model_path)  # onnx's own full check, and the promises
+def test_opset_ir_version_and_signature_follow_the_contract(model_path, proto):
+    check_file(model_path)
     assert proto.ir_version == 10
     assert 18 <= proto.opset_import[0].version <= 20
     assert [(value.name, value.type.tensor_type.elem_type) for value in proto.graph.input] == [
@@ -36,7 +36,7 @@ def test_opset_ir_version_and_signature_are_the_contract(model_path, proto):
     assert [value.name for value in proto.graph.output] == ["logits", "probabilities"]
 
 
-def test_only_plain_operators_are_used_and_the_cast_comes_first(proto):
+def test_only_standard_operators_are_used_and_the_cast_is_first(proto):
     kinds = [node.op_type for node in proto.graph.node]
     assert set(kinds) <= {
         "Cast", "Transpose", "Sub", "Mul", "Conv", "Relu", "MaxPool", "AveragePool", "Flatten", "Reshape", "Gemm", "Softmax",
@@ -47,14 +47,14 @@ def test_only_plain_operators_are_used_and_the_cast_comes_first(proto):
     assert "Dropout" not in kinds
 
 
-def test_nothing_of_this_machine_is_in_the_file(model_path):
+def test_the_file_contains_no_traces_of_this_machine(model_path):
     content = model_path.read_bytes()
     strings = b"\n".join(re.findall(rb"[\x20-\x7e]{6,}", content[:100_000] + content[-100_000:]))
     for trace in (b"stack_trace", b"/home", b"/root", b"site-packages", b".py"):
         assert trace not in strings
 
 
-def test_the_metadata_says_what_a_reader_needs(proto, checkpoint):
+def test_the_metadata_contains_labels_preprocessing_and_origin(proto, checkpoint):
     found = {entry.key: entry.value for entry in proto.metadata_props}
     assert json.loads(found["labels"]) == list(checkpoint.labels)
     assert json.loads(found["preprocessing"])["mean"] == [128.0, 128.0, 128.0]
@@ -63,7 +63,7 @@ def test_the_metadata_says_what_a_reader_needs(proto, checkpoint):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
-def test_any_batch_size_runs_and_rows_do_not_depend_on_their_mates(model_path, digits, batch):
+def test_answers_do_not_depend_on_the_other_images_of_the_batch(model_path, digits, batch):
     session = ort.InferenceSession(model_path, providers=["CPUExecutionProvider"])
     pixels = np.stack([digits.test.sample(index, 0)[0] for index in range(batch)])
     logits, probabilities = session.run(None, {"image": pixels})
@@ -72,7 +72,7 @@ def test_any_batch_size_runs_and_rows_do_not_depend_on_their_mates(model_path, d
     assert np.allclose(logits[-1:], alone, atol=1e-4)
 
 
-def test_what_is_no_onnx_file_is_refused(tmp_path):
+def test_an_invalid_file_is_rejected(tmp_path):
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(BadInput, match="not a valid ONNX file"):
         check_file(tmp_path / "text.onnx")
@@ -84,30 +84,33 @@ def rename_input(proto):
     proto.graph.input[0].name = proto.graph.node[0].input[0] = "images"
 
 
-def test_weights_in_a_file_that_is_missing_are_told(proto, tmp_path):
+def test_missing_external_weights_are_reported(proto, tmp_path):
     copied = onnx.ModelProto()
     copied.CopyFrom(proto)
     onnx.save_model(copied, tmp_path / "model.onnx", save_as_external_data=True, location="weights.bin")
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(
-        BadInput, match=r"model\.onnx: (not a valid ONNX file .*weights\.bin|has weights outside the file)"
+        BadInput, match=r"model\.onnx: (not a valid ONNX file .*weights\.bin|weights are in another file)"
     ):
         check_file(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("change", "message"),
     [
-        (lambda proto: setattr(proto, "ir_version", 8), "IR version 8, 10 is promised"),
-        (lambda proto: proto.graph.node[0].metadata_props.add(key="stack_trace", value="x"), "stack traces"),
+        (lambda proto: setattr(proto, "ir_version", 8), "IR version 8, expected 10"),
+        (
+            lambda proto: proto.graph.node[0].metadata_props.add(key="stack_trace", value="x"),
+            "nodes contain stack traces",
+        ),
         (lambda proto: setattr(proto.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1), "signature"),
         (rename_input, r"signature \{'images'"),
     ],
 )
-def test_a_broken_promise_is_named(proto, tmp_path, spoil, says):
+def test_a_violation_of_the_contract_is_named(proto, tmp_path, change, message):
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
-    spoil(changed)
+    change(changed)
     onnx.save_model(changed, tmp_path / "model.onnx")
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(BadInput, match=message):
         check_file(tmp_path / "model.onnx")

@@ -1,4 +1,4 @@
-"""TensorRT: what is missing is said in one line; what would be asked of it is checked against a stand-in."""
+"""TensorRT engines: missing requirements in one line, and the calls of a build, recorded by a fake."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from alexnet_export import to_tensorrt
 from alexnet_export.errors import GateFailed
 
 
-def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
-    if torch.cuda.is_available():
-        pytest.xfail("there is a GPU here")
-    assert to_tensorrt.tensorrt_missing() == "TensorRT: no NVIDIA GPU here (or this PyTorch has no CUDA)"
-    with pytest.raises(BadInput, match="no NVIDIA GPU here"):
+def test_a_missing_gpu_is_reported_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert to_tensorrt.tensorrt_missing() == "TensorRT: no NVIDIA GPU found, or PyTorch was built without CUDA"
+    with pytest.raises(BadInput, match="no NVIDIA GPU found"):
         to_tensorrt.build_engine(tmp_path / "model.onnx", tmp_path / "model.plan", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_gpu_without_tensorrt_is_told_what_to_install(monkeypatch):
+def test_a_missing_package_is_reported_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install tensorrt-cu13" in to_tensorrt.tensorrt_missing()
 
 
-def test_a_wheel_without_its_libraries_is_told_as_what_it_is(monkeypatch):
+def test_a_wheel_without_its_libraries_is_reported(monkeypatch):
     def broken():
         raise ImportError("libnvinfer.so.11: cannot open shared object file")
 
@@ -41,7 +40,7 @@ def test_a_wheel_without_its_libraries_is_told_as_what_it_is(monkeypatch):
 
 
 class Recorder:
-    """Stands in for the parts of tensorrt that a build uses, by their documented names, and notes what it is asked."""
+    """Fake of the parts of tensorrt that a build uses; records the calls."""
 
     def __init__(self, *, parses=True, builds=True, flag=True):
         self.calls, self.parses, self.builds = [], parses, builds
@@ -96,7 +95,7 @@ class Recorder:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Pretends that there is a GPU, and installs a stand-in for tensorrt."""
+    """Simulates a GPU and installs a fake of tensorrt."""
 
     def install(**how):
         recorder = Recorder(**how)
@@ -125,13 +124,13 @@ def test_one_strongly_typed_engine_covers_every_batch_size(gpu, source, tmp_path
     assert recorder.calls[1:] == [("profile", *shapes), ("added", True), ("timings", b""), ("build",)]
 
 
-def test_where_strong_typing_is_all_there_is_no_flag_is_asked_for(gpu, source, tmp_path):
+def test_tensorrt_versions_without_the_strong_typing_flag_are_supported(gpu, source, tmp_path):
     recorder = gpu(flag=False)
     to_tensorrt.build_engine(source, tmp_path / "model.plan", cache=tmp_path / "cache")
     assert ("flags", 0) in recorder.calls
 
 
-def test_the_second_build_is_a_copy_and_another_file_is_another_engine(gpu, source, tmp_path):
+def test_engines_are_cached_by_the_content_of_the_file(gpu, source, tmp_path):
     recorder = gpu()
     for expected in (False, True):
         info = to_tensorrt.build_engine(source, tmp_path / "model.plan", cache=tmp_path / "cache")
@@ -139,22 +138,22 @@ def test_the_second_build_is_a_copy_and_another_file_is_another_engine(gpu, sour
     source.write_bytes(b"another model")
     assert not to_tensorrt.build_engine(source, tmp_path / "model.plan", cache=tmp_path / "cache").cached
     assert recorder.calls.count(("build",)) == 2
-    assert ("timings", b"timings") in recorder.calls, "what was timed before is used again"
+    assert ("timings", b"timings") in recorder.calls, "the timing cache is reused"
     names = sorted(path.name for path in (tmp_path / "cache").iterdir())
     assert all(name.startswith("NVIDIA-H200-sm90-tensorrt11.4.0") for name in names)
     assert len(names) == 3
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("how", "message"),
     [
         ({"parses": False}, r"TensorRT cannot read model\.onnx: In node 3: unsupported"),
-        ({"builds": False}, r"TensorRT could not build an engine of model\.onnx"),
+        ({"builds": False}, r"TensorRT cannot build an engine from model\.onnx"),
     ],
 )
-def test_what_tensorrt_refuses_is_told_and_leaves_nothing(gpu, source, tmp_path, how, says):
+def test_a_failed_build_is_reported_and_leaves_no_files(gpu, source, tmp_path, how, message):
     gpu(**how)
-    with pytest.raises(GateFailed, match=says):
+    with pytest.raises(GateFailed, match=message):
         to_tensorrt.build_engine(source, tmp_path / "model.plan", cache=tmp_path / "cache")
     assert not (tmp_path / "model.plan").exists()
     assert list((tmp_path / "cache").iterdir()) == []

@@ -1,4 +1,4 @@
-"""config.pbtxt: what is committed is what would be written, and Triton's protobuf reads it."""
+"""Triton configurations: the committed files equal the generated ones, and protobuf parses them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def config():
     return text_format.Parse(render_config("alexnet", classes=10), model_config_pb2.ModelConfig())
 
 
-def test_the_committed_configurations_are_those_written_for_the_digits():
+def test_the_committed_configurations_equal_the_generated_ones():
     texts = render_configs("alexnet", classes=len(LABELS))
     assert texts == {path: (MODEL / path).read_text() for path in texts}
     assert {path.name for path in (MODEL / "configs").iterdir()} == {"bounded.pbtxt", "gpu.pbtxt", "tensorrt.pbtxt"}
     assert (MODEL / "labels.txt").read_text().split() == list(LABELS)
 
 
-def test_the_tensors_are_the_model_contract(config):
+def test_the_tensors_follow_the_model_contract(config):
     assert [(each.name, each.data_type, list(each.dims)) for each in config.input] == [
         ("image", model_config_pb2.TYPE_UINT8, [224, 224, 3])
     ]
@@ -47,7 +47,7 @@ def test_the_tensors_are_the_model_contract(config):
     ]
 
 
-def test_nothing_that_matters_is_left_to_a_default(config):
+def test_important_fields_are_explicit(config):
     assert config.backend == "onnxruntime"
     assert config.max_batch_size == 64
     assert config.version_policy.latest.num_versions == 1
@@ -61,7 +61,7 @@ def test_nothing_that_matters_is_left_to_a_default(config):
 
 
 @pytest.mark.parametrize("make", [cpu_config, bounded_config, gpu_config, tensorrt_config])
-def test_a_queue_policy_comes_with_two_instances_and_none_with_one(make):
+def test_a_queue_policy_has_two_instances(make):
     config = make("alexnet", classes=10)
     policy = config.dynamic_batching.default_queue_policy
     if make is cpu_config:
@@ -74,7 +74,7 @@ def test_a_queue_policy_comes_with_two_instances_and_none_with_one(make):
         assert config.instance_group[0].count == 2
 
 
-def test_the_configurations_for_image_files_are_those_committed_and_read_back():
+def test_the_committed_configurations_for_image_files_equal_the_generated_ones():
     texts = render_encoded_configs("alexnet", classes=len(LABELS))
     assert texts == {name: (MODEL.parent / name / "config.pbtxt").read_text() for name in texts}
     for name, message in {
@@ -84,13 +84,13 @@ def test_the_configurations_for_image_files_are_those_committed_and_read_back():
         assert text_format.Parse(texts[name], model_config_pb2.ModelConfig()) == message
 
 
-def test_a_release_comes_with_the_models_that_read_files(repository):
+def test_a_release_includes_the_models_for_image_files(repository):
     for name in render_encoded_configs("alexnet", classes=len(LABELS)):
         assert (repository / name / VERSION).is_dir()
         assert (repository / name / "config.pbtxt").read_text() == (MODEL.parent / name / "config.pbtxt").read_text()
 
 
-def test_labels_are_beside_the_output_that_is_classified(config):
+def test_the_probabilities_have_labels(config):
     assert {each.name: each.label_filename for each in config.output} == {"logits": "", "probabilities": "labels.txt"}
 
 
@@ -103,20 +103,19 @@ def test_labels_are_beside_the_output_that_is_classified(config):
         ("configs/tensorrt.pbtxt", tensorrt_config),
     ],
 )
-def test_what_is_written_reads_back_as_the_same_message(path, message):
+def test_the_text_parses_to_the_same_message(path, message):
     text = render_configs("mine", classes=1000)[path]
     expected = message("mine", classes=1000)
     assert text_format.Parse(text, model_config_pb2.ModelConfig()) == expected
-    assert text_format.MessageToString(expected) != text, "the reasons stand beside the values"
 
 
-def test_what_protobuf_would_leave_out_is_written_all_the_same():
+def test_zero_values_are_written_explicitly():
     for text in render_configs("alexnet", classes=10).values():
         assert "max_queue_delay_microseconds: 0" in text
         assert ("timeout_action: REJECT" in text) == ("default_queue_policy {" in text)
 
 
-def test_on_the_gpu_one_profile_covers_every_batch_and_the_backends_own_keys_are_at_the_top():
+def test_on_the_gpu_one_profile_covers_every_batch_size_and_backend_keys_are_top_level():
     config = gpu_config("alexnet", classes=10)
     tensorrt, cuda = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert (tensorrt.name, cuda.name) == ("tensorrt", "cuda")
@@ -131,20 +130,20 @@ def test_on_the_gpu_one_profile_covers_every_batch_and_the_backends_own_keys_are
     }
 
 
-def test_no_engine_is_kept_that_could_answer_for_a_newer_release():
+def test_engines_are_not_cached_because_they_could_answer_for_a_newer_release():
     tensorrt, _ = gpu_config("alexnet", classes=10).optimization.execution_accelerators.gpu_execution_accelerator
     assert tensorrt.parameters["trt_engine_cache_enable"] == "0"
     assert tensorrt.parameters["trt_timing_cache_enable"] == "1"
 
 
-def test_every_size_with_a_cuda_graph_is_warmed_up():
+def test_every_batch_size_with_a_cuda_graph_has_a_warm_up():
     config = tensorrt_config("alexnet", classes=10)
     assert config.optimization.cuda.graphs
     sizes = {1, *config.dynamic_batching.preferred_batch_size, config.max_batch_size}
     assert {sample.batch_size for sample in config.model_warmup} == sizes
 
 
-def test_our_backend_reads_the_gpu_configuration():
+def test_the_python_backend_supports_the_gpu_configuration():
     from google.protobuf.json_format import MessageToDict
 
     from alexnet_server.onnxruntime.settings import read_settings
@@ -154,6 +153,6 @@ def test_our_backend_reads_the_gpu_configuration():
         assert set(each) == {"string_value"}
     providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     settings = read_settings(config, kind="GPU", device_id=0, available=providers, cpus=2)
-    assert [name for name, _ in settings.providers] == providers[:2], "nothing falls back to the CPU unasked"
+    assert [name for name, _ in settings.providers] == providers[:2], "no fallback to the CPU"
     assert dict(settings.providers)["CUDAExecutionProvider"]["cudnn_conv_algo_search"] == "HEURISTIC"
     assert not settings.ignored

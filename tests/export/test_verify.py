@@ -1,13 +1,14 @@
-"""The answers that the gates judge: every batch size, on real images, from whoever runs the network."""
+"""Answers for the gates: every batch size, real images, PyTorch and ONNX Runtime."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
 from alexnet_client.errors import BadInput
-from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.errors import GateFailed
 from alexnet_export.gates import check_parity, compare
 from alexnet_export.image_sets import gate_images
@@ -29,7 +30,7 @@ def softmax(logits):
     return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
 
-def test_batches_of_1_2_7_and_64_come_first_and_every_image_is_answered_once():
+def test_batches_of_1_2_7_and_64_come_first_and_every_image_is_sent_once():
     sizes = []
 
     def run(pixels):
@@ -44,13 +45,13 @@ def test_batches_of_1_2_7_and_64_come_first_and_every_image_is_answered_once():
     assert np.array_equal(found, pixels[:, 0, 0, :].astype(np.float32) / 100)
 
 
-def test_probabilities_that_are_not_the_softmax_fail():
+def test_probabilities_that_differ_from_the_softmax_fail():
     logits = np.eye(3, dtype=np.float32)
     with pytest.raises(GateFailed, match="in a batch of 1 the probabilities are not the softmax of the logits"):
         answers(lambda pixels: (logits[:1], softmax(logits[:1])[:, ::-1]), np.zeros((1, 224, 224, 3), np.uint8))
 
 
-def test_an_answer_for_another_count_of_images_fails():
+def test_an_answer_with_another_number_of_images_fails():
     logits = np.eye(3, dtype=np.float32)
     with pytest.raises(GateFailed, match=r"a batch of 1 gives logits of shape \[3, 3\]"):
         answers(lambda pixels: (logits, softmax(logits)), np.zeros((1, 224, 224, 3), np.uint8))
@@ -62,7 +63,7 @@ def test_the_published_file_equals_pytorch(release, images, reference):
     assert found.images == 500
 
 
-def test_a_file_with_one_changed_weight_is_caught(release, images, reference, tmp_path):
+def test_a_file_with_one_changed_weight_fails(release, images, reference, tmp_path):
     proto = onnx.load(release.directory / "model.onnx")
     weight = next(each for each in proto.graph.initializer if each.name.endswith("classifier.6.bias"))
     changed = onnx.numpy_helper.to_array(weight).copy()
@@ -74,13 +75,13 @@ def test_a_file_with_one_changed_weight_is_caught(release, images, reference, tm
         check_parity(found)
 
 
-def test_a_checkpoint_of_another_normalisation_is_caught(release, checkpoint, images, reference):
-    other = torch_runner(Checkpoint(checkpoint.state_dict, checkpoint.labels, IMAGENET))
+def test_a_checkpoint_with_another_normalisation_fails(release, checkpoint, images, reference):
+    other = torch_runner(replace(checkpoint, normalization=IMAGENET))
     with pytest.raises(GateFailed, match="parity"):
         check_parity(compare(answers(other, images.pixels), reference, images.labels))
 
 
-def test_what_onnx_runtime_cannot_load_is_named(tmp_path):
+def test_a_file_that_onnx_runtime_cannot_load_is_named(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     with pytest.raises(BadInput, match=r"broken\.onnx: ONNX Runtime .* cannot load it"):
         open_session(tmp_path / "broken.onnx")

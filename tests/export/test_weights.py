@@ -1,4 +1,4 @@
-"""Weights from elsewhere: torchvision's state dicts, by file and by download."""
+"""Import of torchvision weights, from a file and by download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from alexnet_client.errors import BadInput
-from alexnet_export import model
 from alexnet_export.model import IMAGENET, AlexNet
 from alexnet_export.weights import download_imagenet, imagenet_labels, import_state_dict, read_labels
 
@@ -26,7 +25,7 @@ def published(tmp_path_factory):
 
 @pytest.fixture
 def file_server(tmp_path):
-    """(directory, address) of a file server on this machine."""
+    """Directory and URL of a file server on this machine."""
     served = tmp_path / "served"
     served.mkdir()
 
@@ -43,38 +42,37 @@ def file_server(tmp_path):
     server.server_close()
 
 
-def test_there_are_a_thousand_imagenet_labels_in_torchvisions_order():
+def test_the_thousand_imagenet_labels_are_in_torchvisions_order():
     labels = imagenet_labels()
     assert len(labels) == len(set(labels)) == 1000
     assert (labels[0], labels[1], labels[999]) == ("tench", "goldfish", "toilet tissue")
 
 
-def test_a_torchvision_file_becomes_a_checkpoint_with_imagenets_labels_and_normalisation(whole_network, tmp_path):
-    torch.save(AlexNet(1000).state_dict(), tmp_path / "alexnet-owt-00000000.pth")
-    checkpoint = import_state_dict(tmp_path / "alexnet-owt-00000000.pth")
+def test_a_torchvision_file_becomes_a_checkpoint_with_imagenets_labels_and_normalisation(published):
+    checkpoint = import_state_dict(published)
     assert checkpoint.labels == imagenet_labels()
     assert checkpoint.normalization == IMAGENET
     assert len(checkpoint.sha256) == 64
     assert sum(parameter.numel() for parameter in checkpoint.network().parameters()) == 61_100_840
 
 
-def test_a_file_of_another_class_count_is_refused_with_the_remedy(published, tmp_path):
+def test_a_file_with_another_number_of_classes_needs_labels(published, tmp_path):
     state_dict = torch.load(published, weights_only=True)
-    state_dict["classifier.6.weight"] = torch.zeros(7, model.HIDDEN)
+    state_dict["classifier.6.weight"] = torch.zeros(7, 4096)
     state_dict["classifier.6.bias"] = torch.zeros(7)
     torch.save(state_dict, tmp_path / "seven.pth")
-    with pytest.raises(BadInput, match=r"classifier\.6\.weight has shape \[7, \d+\].*--labels FILE names others"):
+    with pytest.raises(BadInput, match=r"classifier\.6\.weight has shape \[7, \d+\].*set others with --labels FILE"):
         import_state_dict(tmp_path / "seven.pth")
     assert import_state_dict(tmp_path / "seven.pth", list("abcdefg")).labels == tuple("abcdefg")
 
 
-def test_another_network_is_refused_by_its_first_key(tmp_path):
+def test_the_error_for_another_network_names_the_first_key(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(BadInput, match=r"features\.0\.weight is missing$"):
         import_state_dict(tmp_path / "resnet.pth")
 
 
-def test_a_download_is_checked_by_its_hash_and_kept(file_server, tmp_path):
+def test_a_download_is_verified_by_its_hash_and_cached(file_server, tmp_path):
     served, address = file_server
     content = b"weights" * 1000
     (served / "w.pth").write_bytes(content)
@@ -86,26 +84,26 @@ def test_a_download_is_checked_by_its_hash_and_kept(file_server, tmp_path):
     assert path.read_bytes() == content
     assert seen[-1] == (7000, 7000)
     (served / "w.pth").unlink()
-    assert download_imagenet(tmp_path / "cache", url=url, sha256_prefix=prefix) == path, "a kept file needs no server"
+    assert download_imagenet(tmp_path / "cache", url=url, sha256_prefix=prefix) == path, "a cached file needs no server"
 
 
-def test_a_download_of_another_file_is_refused_and_not_kept(file_server, tmp_path):
+def test_a_download_with_another_hash_is_deleted(file_server, tmp_path):
     served, address = file_server
     (served / "w.pth").write_bytes(b"something else")
-    with pytest.raises(BadInput, match=r"expected 7be5be79….*nothing is kept"):
+    with pytest.raises(BadInput, match=r"expected 7be5be79….*it was deleted"):
         download_imagenet(tmp_path / "cache", url=f"{address}/w.pth")
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_server_that_does_not_have_it_or_does_not_answer_is_named_with_the_remedy(file_server, tmp_path, free_port):
+def test_a_failed_download_suggests_a_file(file_server, tmp_path, free_port):
     _, address = file_server
     for url in (f"{address}/w.pth", f"http://127.0.0.1:{free_port()}/w.pth"):
-        with pytest.raises(BadInput, match=rf"{url}: cannot be downloaded .*--weights FILE"):
+        with pytest.raises(BadInput, match=rf"{url}: download failed .*--weights FILE"):
             download_imagenet(tmp_path / "cache", url=url)
 
 
 @pytest.mark.parametrize("text", ["", "only\n", "twice\ntwice\n"])
-def test_a_list_of_labels_that_cannot_be_right_is_refused(tmp_path, text):
+def test_an_invalid_list_of_labels_is_rejected(tmp_path, text):
     (tmp_path / "labels.txt").write_text(text)
-    with pytest.raises(BadInput, match="at least two class names"):
+    with pytest.raises(BadInput, match="at least two different class names"):
         read_labels(tmp_path / "labels.txt")
