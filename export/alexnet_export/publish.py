@@ -34,14 +34,14 @@ from alexnet_export.releases import (
 from alexnet_export.triton_config import VERSION, render_configs, render_encoded_configs
 
 
-def check_publishable(repository: Path, labels: Sequence[str], model: str = MODEL) -> None:
+def check_publishable(repository: Path, labels: Sequence[str]) -> None:
     """Check the requirements of ``publish`` before a long computation.
 
     Raises:
         BadInput: the repository is not writable, or its releases have other classes.
     """
-    check_writable(repository / model / MANIFEST)
-    _check_labels(releases(repository, model), labels)
+    check_writable(repository / MODEL / MANIFEST)
+    _check_labels(releases(repository), labels)
 
 
 def publish(
@@ -49,8 +49,6 @@ def publish(
     files: Mapping[str, Path],
     labels: Sequence[str],
     manifest: Mapping[str, Any],
-    *,
-    model: str = MODEL,
 ) -> Release:
     """Publish the next version.
 
@@ -59,29 +57,28 @@ def publish(
         files: of the release, by name; they are copied.
         labels: class names in the order of the logits.
         manifest: description of the release; version, labels and hashes of the files are added.
-        model: its name in the repository.
 
     Raises:
         BadInput: the repository is not writable, the disk is full, or the releases have other classes.
     """
-    directory = repository / model
+    directory = repository / MODEL
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory):
-            _check_labels(releases(repository, model), labels)
-            version = highest_version(repository, model) + 1
+            _check_labels(releases(repository), labels)
+            version = highest_version(repository) + 1
             staged = Path(tempfile.mkdtemp(prefix=".publishing-", dir=directory))
             names = "".join(f"{label}\n" for label in labels)
-            rendered = {directory / "labels.txt": names, **_configs(repository, model, len(labels))}
+            rendered = {directory / "labels.txt": names, **_configs(repository, len(labels))}
             before = {path: _text(path) for path in rendered}
             other_classes = before[directory / "labels.txt"] != names
             try:
-                _fill(staged, files, {**manifest, "model": model, "version": version, "labels": list(labels)})
+                _fill(staged, files, {**manifest, "model": MODEL, "version": version, "labels": list(labels)})
                 for path, text in before.items():
                     if text is None or other_classes:  # changes by the user are kept
                         path.parent.mkdir(exist_ok=True)
                         _write_if_different(path, rendered[path])
-                for name in render_encoded_configs(model, classes=len(labels)):
+                for name in render_encoded_configs(MODEL, classes=len(labels)):
                     (repository / name / VERSION).mkdir(exist_ok=True)
                 staged.chmod(0o755)
                 staged.rename(directory / str(version))
@@ -96,7 +93,7 @@ def publish(
     return Release(directory / str(version))
 
 
-def roll_back(repository: Path, *, to: int | None = None, model: str = MODEL) -> tuple[list[Release], Release]:
+def roll_back(repository: Path, *, to: int | None = None) -> tuple[list[Release], Release]:
     """Withdraw the newest version, or all versions newer than ``to``. The files stay, hidden, until ``prune``.
 
     Returns:
@@ -105,9 +102,9 @@ def roll_back(repository: Path, *, to: int | None = None, model: str = MODEL) ->
     Raises:
         BadInput: there is no such version, or no older one, or the configuration selects a version to be withdrawn.
     """
-    directory = _model_directory(repository, model)
+    directory = _model_directory(repository)
     with writing(directory), _locked(directory):
-        published = releases(repository, model)
+        published = releases(repository)
         if len(published) < 2:
             raise BadInput(f"{directory}: {len(published)} version published, no older one to roll back to")
         target = next((each for each in published if each.version == (to or published[-2].version)), None)
@@ -117,14 +114,14 @@ def roll_back(repository: Path, *, to: int | None = None, model: str = MODEL) ->
         newer = [each for each in published if each.version > target.version]
         if not newer:
             raise BadInput(f"{directory}: version {target.version} is already the newest")
-        _check_not_configured(repository, newer, model)
+        _check_not_configured(repository, newer)
         for each in reversed(newer):  # newest first: a kill in between leaves an older version to serve
             each.directory.rename(directory / f"{ROLLED_BACK}{each.version}")
         flush(directory)
     return [Release(directory / f"{ROLLED_BACK}{each.version}") for each in newer], target
 
 
-def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
+def prune(repository: Path, *, keep: int) -> list[Release]:
     """Delete all versions except the newest ``keep``, and all that were rolled back; return the deleted releases.
 
     Raises:
@@ -133,11 +130,11 @@ def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
     """
     if keep < 1:
         raise BadInput(f"--keep must be positive, got {keep}")
-    directory = _model_directory(repository, model)
+    directory = _model_directory(repository)
     with writing(directory), _locked(directory):
-        deleted = [*rolled_back(repository, model), *releases(repository, model)[:-keep]]
-        _check_not_configured(repository, deleted, model)
-        write_text(directory / HIGHEST, f"{highest_version(repository, model)}\n")
+        deleted = [*rolled_back(repository), *releases(repository)[:-keep]]
+        _check_not_configured(repository, deleted)
+        write_text(directory / HIGHEST, f"{highest_version(repository)}\n")
         for each in deleted:
             hidden = directory / f".publishing-{each.directory.name}"  # after a kill, the next lock removes it
             each.directory.rename(hidden)
@@ -146,26 +143,26 @@ def prune(repository: Path, *, keep: int, model: str = MODEL) -> list[Release]:
     return deleted
 
 
-def _model_directory(repository: Path, model: str) -> Path:
-    if not (repository / model).is_dir():
-        raise BadInput(f"{repository / model}: no such model; set the model repository with --repository")
-    return repository / model
+def _model_directory(repository: Path) -> Path:
+    if not (repository / MODEL).is_dir():
+        raise BadInput(f"{repository / MODEL}: no such model; set the model repository with --repository")
+    return repository / MODEL
 
 
-def _check_not_configured(repository: Path, leaving: Sequence[Release], model: str) -> None:
+def _check_not_configured(repository: Path, leaving: Sequence[Release]) -> None:
     """Triton serves nothing if the only version in its configuration is missing."""
-    selected = sorted(configured_versions(repository, model) & {each.version for each in leaving})
+    selected = sorted(configured_versions(repository) & {each.version for each in leaving})
     if selected:
         raise BadInput(
-            f"{repository / model}: its configuration serves version {selected[0]} (version_policy {{ specific }}); "
+            f"{repository / MODEL}: its configuration serves version {selected[0]} (version_policy {{ specific }}); "
             "change the version_policy first"
         )
 
 
-def _configs(repository: Path, model: str, classes: int) -> dict[Path, str]:
+def _configs(repository: Path, classes: int) -> dict[Path, str]:
     """All configurations: of the model, and of the models that decode image files for it."""
-    own = {repository / model / name: text for name, text in render_configs(model, classes=classes).items()}
-    encoded = render_encoded_configs(model, classes=classes)
+    own = {repository / MODEL / name: text for name, text in render_configs(MODEL, classes=classes).items()}
+    encoded = render_encoded_configs(MODEL, classes=classes)
     return own | {repository / name / "config.pbtxt": text for name, text in encoded.items()}
 
 

@@ -50,20 +50,20 @@ def releases(repository: Path, model: str = MODEL) -> list[Release]:
     return [Release(path) for path in versions(repository / model)]
 
 
-def rolled_back(repository: Path, model: str = MODEL) -> list[Release]:
+def rolled_back(repository: Path) -> list[Release]:
     """Versions that were rolled back and not deleted, oldest first."""
     hidden = [
         Release(path)
-        for path in (repository / model).glob(f"{ROLLED_BACK}*")
+        for path in (repository / MODEL).glob(f"{ROLLED_BACK}*")
         if re.fullmatch("[1-9][0-9]*", path.name.removeprefix(ROLLED_BACK))
     ]
     return sorted(hidden, key=lambda release: release.version)
 
 
-def configured_versions(repository: Path, model: str = MODEL) -> set[int]:
+def configured_versions(repository: Path) -> set[int]:
     """Versions in a ``version_policy { specific }`` of the model's configurations; empty if Triton serves the newest."""
     found: set[int] = set()
-    for path in (repository / model).rglob("*.pbtxt"):
+    for path in (repository / MODEL).rglob("*.pbtxt"):
         try:
             config = text_format.Parse(path.read_text(), triton.ModelConfig())
         except (OSError, text_format.ParseError):
@@ -72,9 +72,9 @@ def configured_versions(repository: Path, model: str = MODEL) -> set[int]:
     return found
 
 
-def highest_version(repository: Path, model: str = MODEL) -> int:
+def highest_version(repository: Path) -> int:
     """The highest version number ever published, including deleted versions."""
-    record = repository / model / HIGHEST
+    record = repository / MODEL / HIGHEST
     recorded = record.read_text() if record.is_file() else "0"
-    present = [each.version for each in (*releases(repository, model), *rolled_back(repository, model))]
+    present = [each.version for each in (*releases(repository), *rolled_back(repository))]
     return max([int(recorded) if recorded.strip().isdecimal() else 0, *present])

@@ -65,7 +65,8 @@ def show_training(dataset: DataSet, options: TrainOptions, output: Path, **how: 
         complain(f"skipped {line}")
     console.print(
         f"Test accuracy {made_by['test_accuracy']:.1%} on {made_by['test_images']} images after "
-        f"{made_by['seconds']:.0f} s of training in {made_by['autocast']}. Chart: {picture}"
+        f"{made_by['seconds']:.0f} s of training in {made_by['autocast']}. Chart: {picture}",
+        soft_wrap=True,  # a path to copy
     )
     shown = ("test_accuracy", "test_images", "validation_accuracy", "seconds", "autocast")
     found = {key: made_by[key] for key in shown}

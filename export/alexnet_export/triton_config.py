@@ -120,16 +120,11 @@ _ENCODED_COMMENTS = {
 def render_configs(model: str, *, classes: int) -> dict[str, str]:
     """Text of all configurations of the classifier, by path in the model directory."""
     return {
-        "config.pbtxt": render_config(model, classes=classes),
+        "config.pbtxt": config_text(cpu_config(model, classes=classes), _CPU_COMMENTS),
         "configs/bounded.pbtxt": config_text(bounded_config(model, classes=classes), _BOUNDED_COMMENTS),
         "configs/gpu.pbtxt": config_text(gpu_config(model, classes=classes), _ONNXRUNTIME_COMMENTS),
         "configs/tensorrt.pbtxt": config_text(tensorrt_config(model, classes=classes), _TENSORRT_COMMENTS),
     }
-
-
-def render_config(model: str, *, classes: int) -> str:
-    """Text of config.pbtxt, the CPU default."""
-    return config_text(cpu_config(model, classes=classes), _CPU_COMMENTS)
 
 
 def cpu_config(model: str, *, classes: int) -> triton.ModelConfig:

@@ -26,7 +26,6 @@ def verify_release(
     repository: Path,
     *,
     served: str | None = None,
-    model: str = MODEL,
     minimum_images: int = MINIMUM_IMAGES,
     maximum_images: int = MAXIMUM_IMAGES,
     on_images: Callable[[int], None] = lambda images: None,
@@ -38,7 +37,6 @@ def verify_release(
         dataset: images for the gate.
         repository: the Triton model repository.
         served: host:port of a Triton server; None runs ONNX Runtime in this process.
-        model: its name in the repository and on the server.
         minimum_images: smallest number of images for the gate.
         maximum_images: largest number of test images for the gate.
         on_images: called with the number of images of each batch.
@@ -51,14 +49,14 @@ def verify_release(
         BadInput: a file differs from the manifest, or the release was created from another checkpoint.
         ClientError: the server is unavailable or rejects a request.
     """
-    published = {release.version: release for release in releases(repository, model)}
+    published = {release.version: release for release in releases(repository)}
     if not published:
-        raise BadInput(f"{repository}: no release of {model}; publish one with `make export`")
+        raise BadInput(f"{repository}: no release of {MODEL}; publish one with `make export`")
     images = gate_images(dataset, checkpoint.labels, minimum=minimum_images, maximum=maximum_images)
     if served is None:
         release, logits = published[max(published)], None
     else:
-        version, logits = _served_answers(served, model, images.pixels, on_images)
+        version, logits = _served_answers(served, images.pixels, on_images)
         if version not in published:
             raise BadInput(f"{served}: serves version {version}, which is not in {repository}")
         release = published[version]
@@ -78,9 +76,9 @@ def verify_release(
 
 
 def _served_answers(
-    served: str, model: str, pixels: Pixels, on_images: Callable[[int], None]
+    served: str, pixels: Pixels, on_images: Callable[[int], None]
 ) -> tuple[int, npt.NDArray[np.float32]]:
-    with served_runner(served, model) as (run, versions):
+    with served_runner(served, MODEL) as (run, versions):
         logits = answers(run, pixels, on_images=on_images)
     if len(versions) != 1:
         raise BadInput(

@@ -20,13 +20,13 @@ from alexnet_export.model import UNIFORM, AlexNet
 from alexnet_export.publish import publish
 from alexnet_export.report.evaluation import evaluate_logits, top_confusions
 from alexnet_export.report.invariance import KINDS, _inverse, curves, warp
-from alexnet_export.report.layers import describe_layers, output_side, run_network
+from alexnet_export.report.layers import describe_layers, run_network
 from alexnet_export.report.write import write_report
 
 ODD_LABELS = ("<b>bold</b>", "a & b", '"quoted"', *(f"class {number}" for number in range(7)))
 
 
-FEW = {"minimum_images": 64, "maximum_images": 64, "curve_images": 4}
+FEW = {"minimum_images": 32, "maximum_images": 32, "curve_images": 2}
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +88,6 @@ def test_sizes_and_costs_equal_those_of_the_published_network():
     assert layers["pool5"].measured == (256, 6, 6)
 
 
-@pytest.mark.parametrize(
-    ("side", "kernel", "stride", "padding", "expected"), [(224, 11, 4, 2, 55), (55, 3, 2, 0, 27), (27, 5, 1, 2, 27)]
-)
-def test_the_output_size_follows_the_formula(side, kernel, stride, padding, expected):
-    assert output_side(side, kernel=kernel, stride=stride, padding=padding) == expected
-
-
 def test_a_channel_that_is_always_zero_is_counted_as_dead(small):
     torch.manual_seed(0)
     network = AlexNet(10, widths=small).eval()
@@ -109,7 +102,7 @@ def test_a_channel_that_is_always_zero_is_counted_as_dead(small):
 
 
 def test_without_a_transformation_nothing_changes_and_similarity_decreases_with_its_size(checkpoint, digits):
-    pixels = np.stack([digits.test.sample(index, 0)[0] for index in range(4)])
+    pixels = np.stack([digits.test.sample(index, 0)[0] for index in range(2)])
     found = {curve.kind: curve for curve in curves(checkpoint.network(), UNIFORM, pixels)}
     assert list(found) == list(KINDS)
     for kind, curve in found.items():

@@ -52,6 +52,7 @@ def same(left, right) -> bool:
     return all(torch.equal(left.state_dict[key], value) for key, value in right.state_dict.items())
 
 
+@pytest.mark.slow
 def test_it_memorises_eight_digits(few, tmp_path):
     losses = []
     options = replace(

@@ -31,7 +31,6 @@ def verify(
     served: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="validate the answers of this Triton server")
     ] = None,
-    model: Annotated[str, typer.Option(help="name of the model in the repository and on the server")] = "alexnet",
 ) -> None:
     """Compare the files of the newest release with its manifest, and its answers with PyTorch's."""
     with reported():
@@ -47,7 +46,6 @@ def verify(
                 dataset,
                 repository,
                 served=served,
-                model=model,
                 on_images=lambda images: progress.advance(task, images),
             )
         console.print(variants_table([found]))
