@@ -54,7 +54,7 @@ def write_run_page(
         summary=summary,
         bottleneck=bottleneck,
         warnings=warnings(run, summary),
-        arrivals=_arrivals(run.plan),
+        arrivals=describe_arrivals(run.plan),
         charts={name: Markup(svg) for name, svg in _charts(run, summary, slo_ms).items()},  # noqa: S704  our own SVG
         rows=rows,
         names=[*(f"p{each:g}" for each in PERCENTILES if f"p{each:g}" in rows["lag"] | rows["response"]), "max"],
@@ -113,7 +113,8 @@ def _counts(run: Run) -> list[tuple[str, int, int | None]]:
     ]
 
 
-def _arrivals(plan: Plan) -> str:
+def describe_arrivals(plan: Plan) -> str:
+    """Return the arrival process of a plan in words."""
     kind, _, rest = plan.arrivals.partition(":")
     first, _, last = rest.partition(SEPARATORS.get(kind, ","))
     text = ARRIVALS[kind].format(rest, first, last) if kind in ARRIVALS else plan.arrivals

@@ -1,4 +1,4 @@
-"""``alexnet-load`` as it is used: tables, one JSON line, exit codes, no traceback for a mistake."""
+"""``alexnet-load`` from the command line: tables, one JSON line, exit codes, no traceback for a user error."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import psutil
 import pytest
 from typer.testing import CliRunner
+from waiting import wait_until
 
-from alexnet_client.fake import FakeServer
-from alexnet_load.__main__ import app
-from alexnet_load.results import Record, RunWriter, read_run
+from alexnet_client.terminal import EXIT_CODES
+from alexnet_load.cli import app
+from alexnet_load.run import ClientStatistics, Plan
+from alexnet_load.run_file import Record, RunWriter, read_run
+from alexnet_load.slo_search import SearchResult
 
-
-@pytest.fixture(scope="module")
-def server():
-    with FakeServer(max_batch_size=8).in_thread() as running:
-        yield running
+COMMANDS = ["run", "report", "compare", "slo", "sweep", "tune"]
 
 
 def called(*arguments):
@@ -29,168 +29,155 @@ def called(*arguments):
     return result
 
 
-@pytest.fixture(scope="module")
-def kept(server, tmp_path_factory):
-    """What a run of six seconds printed, and the directory it left."""
-    output = tmp_path_factory.mktemp("runs") / "a" / "b"
-    short = ("--rate", 60, "--duration", 6, "--warm-up", 0.5, "--slo", "p99=2s,errors=1%")
-    return called("run", "--target", server.target, "--output", output, *short), output
-
-
-def test_a_run_prints_a_table_and_last_a_json_line_and_keeps_its_records_and_page(kept):
-    result, output = kept
+def test_run_prints_a_table_and_a_json_line_and_writes_the_run_and_its_page(server, tmp_path):
+    output = tmp_path / "a" / "b"
+    options = ("--rate", 60, "--duration", 1, "--warm-up", 0.5, "--slo", "p99=20s,errors=1%")
+    result = called("run", "--target", server.target, "--output", output, *options)
     assert result.exit_code == 0, result.stderr
     assert "response" in result.stdout
-    assert "p99 up to 2000 ms, errors up to 1 %: kept" in result.stdout
+    assert "SLO met: p99 <= 20000 ms, errors <= 1 %" in result.stdout
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["errors"] == {}
-    assert found["slo"]["kept"] is True
+    assert found["slo"]["met"] is True
     assert found["page"] == str(output / "index.html")
     assert sorted(path.name for path in output.iterdir()) == ["index.html", "run.jsonl.gz"]
     records = read_run(output / "run.jsonl.gz").records
     assert found["requests"] == int((records.planned_s >= 0.5).sum())
 
-
-def test_a_run_is_told_of_again_from_its_file(kept, tmp_path):
-    result, output = kept
     again = called("report", output / "run.jsonl.gz", "--output", tmp_path / "page.html", "--json")
     assert again.exit_code == 0, again.stderr
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
-    before, after = json.loads(result.stdout.splitlines()[-1]), json.loads(again.stdout)
-    for name in ("response_ms", "service_ms", "lag_ms", "ok_rate", "verdict"):
-        assert after[name] == before[name]
+    for name in ("response_ms", "service_ms", "lag_ms", "ok_rate", "bottleneck"):
+        assert json.loads(again.stdout)[name] == found[name]
 
 
-def test_a_run_compared_with_itself_is_no_regression(kept):
-    file = kept[1] / "run.jsonl.gz"
-    result = called("compare", file, file)
-    assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1])["regressed"] is False
-
-
-def test_a_slower_run_fails_the_gate(kept, tmp_path):
-    run = read_run(kept[1] / "run.jsonl.gz")
-    with RunWriter(tmp_path / "run.jsonl.gz", run.plan, machine="", started="", version="") as writer:
-        times = zip(run.records.planned_s, run.records.sent_s, run.records.ended_s, strict=True)
-        writer.write(Record(planned, sent, ended + 0.2, 0.0, 1, "ok") for planned, sent, ended in times)
-        writer.finish(run.client, None)
-    result = called("compare", kept[1] / "run.jsonl.gz", tmp_path / "run.jsonl.gz")
+def test_run_exits_1_if_the_slo_is_violated_and_shows_the_kind_of_loop(server):
+    result = called("run", "-t", server.target, "-c", 2, "-d", 0.5, "--warm-up", 0, "--slo", "p50=1us")
     assert result.exit_code == 1
-    assert "regression" in result.stdout
-
-
-def test_an_objective_that_is_not_kept_exits_1(server):
-    result = called("run", "-t", server.target, "-r", 40, "-d", 0.6, "--warm-up", 0, "--slo", "p50=1us")
-    assert result.exit_code == 1
-    assert "NOT kept" in result.stdout
-
-
-def test_a_closed_loop_is_named_as_such(server):
-    result = called("run", "-t", server.target, "-c", 2, "-d", 0.5, "--warm-up", 0)
-    assert result.exit_code == 0, result.stderr
+    assert "SLO violated" in result.stdout
     assert "closed loop, closed:2" in result.stdout
 
 
-def test_the_search_for_the_highest_rate_goes_up_to_the_most_allowed(server):
-    """So wide an objective that no pause of this machine breaks it; where the search ends if one is broken, test_slo knows."""
-    short = ("--start", 20, "--most", 40, "--duration", 0.6, "--warm-up", 0.1, "--repeats", 1)
-    result = called("slo", "p50=10s", "-t", server.target, *short)
+@pytest.mark.parametrize(("slower_s", "exit_code"), [(0.0, 0), (0.2, 1)])
+def test_compare_exits_1_if_the_second_run_is_slower(tmp_path, slower_s, exit_code):
+    for name, took_s in (("a", 0.01), ("b", 0.01 + slower_s)):
+        plan = Plan(arrivals="constant:50", duration_s=10, warm_up_s=0)
+        with RunWriter(tmp_path / f"{name}.jsonl.gz", plan, machine="", started="", version="") as writer:
+            writer.write(Record(time, time, time + took_s, 0.0, 1, "ok") for time in np.arange(500) / 50)
+            writer.finish(ClientStatistics(), None)
+    result = called("compare", tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl.gz")
+    assert result.exit_code == exit_code, result.stderr
+    assert ("regression" in result.stdout) == bool(exit_code)
+    assert json.loads(result.stdout.splitlines()[-1])["regressed"] is bool(exit_code)
+
+
+def test_slo_finds_the_highest_rate(server):
+    options = ("--start-rate", 20, "--max-rate", 40, "--duration", 0.3, "--warm-up", 0.1, "--repeats", 1)
+    result = called("slo", "p50=10s", "-t", server.target, *options)
     assert result.exit_code == 0, result.stderr
+    assert "SLO met up to 40 requests/s" in result.stdout
     found = json.loads(result.stdout.splitlines()[-1])
-    assert found["rate"] == 40
-    assert "more was not asked for" in found["why"]
-    assert [each["rate"] for each in found["trials"]] == [20, 40]
+    assert (found["rate"], found["violated_at"]) == (40, None)
 
 
-def test_a_sweep_draws_its_curve(server, tmp_path):
-    options = ("--from", 20, "--to", 80, "--steps", 3, "--duration", 0.5, "--warm-up", 0, "-o", tmp_path / "sweep.html")
+def test_slo_exits_1_if_no_rate_meets_the_slo(monkeypatch):
+    monkeypatch.setattr("alexnet_load.slo_search.search", lambda *_, **__: SearchResult(0.0, 0.02, (), "", ""))
+    result = called("slo", "p50=1us")
+    assert result.exit_code == 1
+    assert "SLO violated at all rates" in result.stdout
+
+
+def test_sweep_writes_its_curve(server, tmp_path):
+    options = ("--from", 20, "--to", 40, "--steps", 2, "--duration", 0.5, "--warm-up", 0, "-o", tmp_path / "sweep.html")
     result = called("sweep", "-t", server.target, *options, "--slo", "p99=1s")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
-    assert [each["rate"] for each in found["points"]] == pytest.approx([20, 40, 80])
+    assert [each["rate"] for each in found["points"]] == pytest.approx([20, 40])
     assert "<svg" in (tmp_path / "sweep.html").read_text()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("run", "--rate", 5, "--concurrency", 2), "exclude each other"),
+        (("run", "--rate", 0, "--arrivals", "constant:1"), "exclude each other"),
         (("run", "--arrivals", "sometimes:5"), "arrivals 'sometimes:5'"),
-        (("run", "--slo", "p99=soon"), "it is such as p99=50ms"),
+        (("run", "--slo", "p99=soon"), "use a form such as p99=50ms"),
         (("run", "--sizes", "0"), "sizes '0'"),
-        (("run", "--batch", 4, "--no-batching"), "exclude each other"),
-        (("run", "--target", "nowhere"), "not an address of the form host:port"),
-        (("run", "--target", "127.0.0.1:1", "--timeout", 0.2), "no server responds"),
-        (("run", "--warm-up", 60), "the warm-up"),
-        (("slo", "fast"), "objective 'fast'"),
-        (("sweep", "--from", 50, "--to", 20), "from a positive rate to a higher one"),
-        (("sweep", "--slo", "p95=1s"), "its objective is one of p99"),
-        (("sweep", "--output", "/proc/no/sweep.html"), "nothing can be written there"),
+        (("run", "--max-batch", 4, "--no-batching"), "exclude each other"),
+        (("run", "--target", "nowhere"), "nowhere"),
+        (("run", "--warm-up", 60), "the warm-up must be shorter than the run"),
+        (("slo", "fast"), "invalid SLO 'fast'"),
+        (("sweep", "--from", 50, "--to", 20), "needs a positive rate, a higher one"),
+        (("sweep", "--slo", "p95=1s"), "its SLO must limit the p99"),
+        (("sweep", "--output", "/proc/no/sweep.html"), "cannot be written"),
         (("report", "/no/such/run.jsonl.gz"), "no such file"),
         (("compare", "/no/such/a.jsonl.gz", "/no/such/b.jsonl.gz"), "no such file"),
-        (("tune", "--slo", "p99=1s", "--repository", "/no/such/repository"), "name a Triton model repository"),
+        (("tune", "--slo", "p99=1s", "--repository", "/no/such/repository"), "choose a Triton model repository"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_it(arguments, says):
-    result = called(*arguments)
+def test_a_user_error_is_one_line_and_exits_2(server, arguments, message):
+    target = () if "--target" in arguments or arguments[0] in ("report", "compare", "tune") else ("-t", server.target)
+    result = called(*arguments, *target)
     assert result.exit_code == 2
-    assert says in result.stderr
+    assert message in result.stderr
     assert result.stderr.startswith("alexnet-load: ")
     assert "Traceback" not in result.output
 
 
-def test_ctrl_c_ends_with_a_report(server, tmp_path):
-    command = [sys.executable, "-m", "alexnet_load", "run", "-t", server.target, "-d", "60", "-o", tmp_path]
-    with subprocess.Popen(
-        [str(each) for each in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        while not (tmp_path / "run.jsonl.gz").exists() or (tmp_path / "run.jsonl.gz").stat().st_size < 500:
-            assert process.poll() is None, process.stderr.read()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the senders hear it too
-        printed, complained = process.communicate(timeout=30)
-    found = json.loads(printed.splitlines()[-1])
-    assert process.returncode == 0, complained
-    assert found["client"]["interrupted"] is True
-    assert "The run was broken off before its time." in printed
-    assert found["errors"] == {}
-
-
-def test_who_is_told_to_end_ends_its_senders(server, tmp_path):
-    command = [sys.executable, "-m", "alexnet_load", "run", "-t", server.target, "-d", "60", "-o", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "run.jsonl.gz").exists():
-            assert process.poll() is None, process.stderr.read()
-        senders = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        _, complained = process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert senders
-    assert psutil.wait_procs(senders, timeout=10)[1] == []
-    assert "Traceback" not in complained
-
-
-@pytest.mark.parametrize("senders", [1, 3])
-def test_a_dead_server_is_one_line_however_many_senders_there_are(senders, free_port):
-    command = [sys.executable, "-m", "alexnet_load", "run", "-t", f"127.0.0.1:{free_port()}", "--timeout", "0.3"]
-    done = subprocess.run([*command, "--senders", str(senders)], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+def test_an_unreachable_server_is_one_line_and_exits_1():
+    command = [sys.executable, "-m", "alexnet_load", "run", "-t", "127.0.0.1:1", "--timeout", "0.3"]
+    done = subprocess.run([*command, "--senders", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "slo", "sweep", "tune"])
-def test_every_command_that_plans_has_the_options_of_a_plan(command):
-    helped = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
-    assert helped.exit_code == 0
-    assert all(option in helped.stdout for option in ("--sizes", "--images", "--senders", "--seed", "--model"))
-    assert ("--target" in helped.stdout) == (command != "tune"), "tune starts servers of its own"
+@pytest.fixture
+def started(server, tmp_path):
+    """A command that is sending requests."""
+    command = [sys.executable, "-m", "alexnet_load", "run", "-t", server.target, "-d", "60", "-o", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        file = tmp_path / "run.jsonl.gz"
+        wait_until(lambda: process.poll() is not None or (file.exists() and file.stat().st_size > 500), "it sends")
+        yield process
+        if process.poll() is None:
+            process.kill()
 
 
-def test_what_is_missing_of_the_installation_is_said():
-    program = "import sys; sys.modules['hdrh'] = None\nfrom alexnet_load.start import main\nmain()"
+def test_ctrl_c_ends_the_run_with_a_report(started):
+    os.killpg(started.pid, signal.SIGINT)  # a terminal sends it to the senders, too
+    stdout, stderr = started.communicate(timeout=60)
+    found = json.loads(stdout.splitlines()[-1])
+    assert started.returncode == 0, stderr
+    assert found["client"]["interrupted"] is True
+    assert "The run was interrupted." in stdout
+    assert found["errors"] == {}
+
+
+def test_sigterm_ends_the_senders(started):
+    senders = psutil.Process(started.pid).children(recursive=True)
+    started.terminate()
+    _, stderr = started.communicate(timeout=60)
+    assert started.returncode == 128 + signal.SIGTERM
+    assert senders
+    assert psutil.wait_procs(senders, timeout=60)[1] == []
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_page_contains_the_exit_codes(command):
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert EXIT_CODES in result.stdout
+    if command not in ("report", "compare"):
+        assert all(option in result.stdout for option in ("--sizes", "--images", "--senders", "--seed", "--model"))
+        assert ("--target" in result.stdout) == (command != "tune"), "tune starts its own servers"
+
+
+def test_a_missing_package_is_reported_with_the_command_that_installs_it():
+    program = "import sys; sys.modules['hdrh'] = None\nfrom alexnet_load.__main__ import main\nmain()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install 'alexnet-client[load]'" in done.stderr

@@ -1,4 +1,4 @@
-"""The page of a run: it shows the summary's figures by itself, at any width, in dark and light, whatever the run was."""
+"""The HTML reports: complete in one file, at any width, in light and dark colours, for all kinds of runs."""
 
 from __future__ import annotations
 
@@ -13,278 +13,246 @@ import pytest
 
 from alexnet_client.errors import BadInput
 from alexnet_load import charts
-from alexnet_load.knee import CurvePoint
-from alexnet_load.page import write_curve, write_page
-from alexnet_load.run import OK, ClientSide, Plan, Records, Run, ServerSide
+from alexnet_load.bottleneck import Bottleneck, phases_s
+from alexnet_load.html_report import describe_arrivals, write_run_page, write_sweep_page
+from alexnet_load.run import OK, ClientStatistics, Plan, ServerStatistics
 from alexnet_load.summary import percentiles, summarize
-from alexnet_load.verdict import Verdict, phases_s
-from alexnet_load.warn import warnings
+from alexnet_load.sweep import CurvePoint
 
-VERDICT = Verdict(
-    "queue", "An image spent 60% of its time in the server queue.", ("2.5 requests in the server on average",)
-)
+BOTTLENECK = Bottleneck("queue", "An image spent 60% of its time in the server queue.", ("a fact",))
 HOSTILE = """<script>alert(1)</script>"'&{{ plan }}"""
 POINTS = (
     CurvePoint(50, 60.0, 12.0, 20.0, 0.0),
     CurvePoint(100, 120.0, 13.0, 24.0, 0.0),
     CurvePoint(200, 190, 15, 90, 0.02),
 )
-SILENT = CurvePoint(400, 0.0, float("inf"), float("inf"), 1.0)
-
-
-def records(count=3000, seconds=20.0, *, failing=0.02, late_s=0.0002):
-    dice = np.random.default_rng(0)
-    planned = np.sort(dice.uniform(0, seconds, count))
-    late = dice.exponential(late_s, count) if late_s else np.zeros(count)
-    sent = planned + late
-    outcome = (dice.uniform(size=count) < failing).astype(np.int16)
-    return Records(
-        planned,
-        sent,
-        sent + 0.005 + dice.gamma(3, 0.004, count),
-        late,
-        np.ones(count, np.int32),
-        outcome,
-        (OK, "deadline_exceeded"),
-    )
-
-
-def a_run(found=None, **plan):
-    found = records() if found is None else found
-    ok = int((found.outcome == 0).sum())
-    client = ClientSide(
-        wall_s=20.0,
-        cpu_s=(4.0,),
-        attempts={OK: ok, "deadline_exceeded": len(found) - ok, "overloaded": 7},
-        batches={1: 900, 4: 300, 16: 50},
-        images=ok,
-        queued_s=0.002 * ok,
-        encoded_s=0.0004 * ok,
-        served_s=0.012 * ok,
-        decoded_s=0.0001 * ok,
-        retries={"overloaded": 7},
-        errors={"deadline_exceeded": "no answer within 10 s", "overloaded": "Exceeds maximum queue size"},
-    )
-    server = ServerSide(
-        success=ok,
-        failure=7,
-        inferences=ok - 3,
-        executions=700,
-        rejected=7,
-        queue_s=0.004 * ok,
-        input_s=0.0003 * ok,
-        infer_s=0.006 * ok,
-        output_s=0.0002 * ok,
-        request_s=0.011 * ok,
-        busy_s=9.0,
-        batches={2: 400, 8: 200, 16: 100},
-        wall_s=20.0,
-    )
-    asked = Plan(**{"arrivals": "poisson:150", "duration_s": 20.0, **plan})
-    return Run(asked, found, client, server, "", "two processors", "2026-01-02T03:04:05+00:00", "1.2.3")
-
-
-def written(path, run, **options):
-    write_page(path, run, summarize(run), VERDICT, **options)
-    return path.read_text()
-
-
-def as_text(page):
-    """What a reader sees, on one line."""
-    page = re.sub(r"<style.*?</style>|<svg.*?</svg>", " ", page, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub("<[^>]+>", " ", page)).split())
+NO_ANSWERS = CurvePoint(400, 0.0, float("inf"), float("inf"), 1.0)
+EXTERNAL = "https?://|<script|<link|<img|@import|url[(]"
 
 
 @pytest.fixture(scope="module")
-def run():
-    return a_run()
+def build(make_records, make_run):
+    def make(count=3000, *, failing=0.02, lag_s=0.0002, **plan):
+        rng = np.random.default_rng(0)
+        planned_s = np.sort(rng.uniform(0, 20, count))
+        records = make_records(
+            planned_s,
+            sent_s=planned_s + rng.exponential(lag_s, count),
+            took_s=0.005 + rng.gamma(3, 0.004, count),
+            outcome=(rng.uniform(size=count) < failing).astype(np.int16),
+        )
+        ok = int((records.outcome == 0).sum())
+        client = ClientStatistics(
+            wall_s=20.0,
+            cpu_s=(4.0,),
+            attempts={OK: ok, "deadline_exceeded": len(records) - ok, "overloaded": 7},
+            batches={1: 900, 4: 300, 16: 50},
+            images=ok,
+            queued_s=0.002 * ok,
+            encoded_s=0.0004 * ok,
+            served_s=0.012 * ok,
+            decoded_s=0.0001 * ok,
+            retries={"overloaded": 7},
+            errors={"deadline_exceeded": "no answer within 10 s", "overloaded": "Exceeds maximum queue size"},
+        )
+        server = ServerStatistics(
+            success=ok,
+            failure=7,
+            inferences=ok - 3,
+            executions=700,
+            queue_s=0.004 * ok,
+            input_s=0.0003 * ok,
+            infer_s=0.006 * ok,
+            output_s=0.0002 * ok,
+            request_s=0.011 * ok,
+            busy_s=9.0,
+            batches={2: 400, 8: 200, 16: 100},
+            wall_s=20.0,
+        )
+        plan = {"arrivals": "poisson:150", "warm_up_s": 2.0} | plan
+        return make_run(records, client=client, server=server, **plan)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(build):
+    return build()
 
 
 @pytest.fixture(scope="module")
 def page(run, tmp_path_factory):
-    return written(tmp_path_factory.mktemp("page") / "index.html", run, objective_ms=50.0)
+    return written(tmp_path_factory.mktemp("page") / "index.html", run, slo_ms=50.0)
 
 
-def test_the_page_asks_nobody_for_anything(page):
-    assert not re.findall("https?://|<script|<link|<img|@import|url[(]", page)
+def written(path, run, **options):
+    write_run_page(path, run, summarize(run), BOTTLENECK, **options)
+    return path.read_text()
 
 
-def test_every_part_is_there(page):
-    titles = re.findall("<h[23]>(.*?)</h", page)
-    assert titles == [
-        "What held it back",
+def text_of(page):
+    """Visible text on one line."""
+    page = re.sub(r"<style.*?</style>|<svg.*?</svg>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub("<[^>]+>", " ", page)).split())
+
+
+def test_the_page_has_no_external_references(page):
+    assert not re.findall(EXTERNAL, page)
+    assert "currentColor" in page
+    assert "var(--line)" in page
+    assert "#01020" not in page, "all placeholders of colours are replaced"
+
+
+def test_the_page_has_all_parts(page):
+    assert re.findall("<h[23]>(.*?)</h", page) == [
+        "Bottleneck",
         "Latency and throughput",
         "Latency by percentile",
         "Response time",
         "Throughput",
-        "Distribution",
-        "Where the time goes",
-        "Batches",
-        "In figures",
+        "Response time distribution",
+        "Time by phase",
+        "Batch sizes",
+        "Results",
         "Percentiles",
-        "Do both sides agree?",
+        "Client and server counts",
         "Errors",
-        "What was run",
+        "Plan",
     ]
 
 
-def test_every_chart_is_named_for_those_who_cannot_see_it_and_says_how_to_read_it(page):
+def test_every_chart_has_a_label_for_screen_readers_and_a_caption(page):
     figures = re.findall("<figure.*?</figure>", page, flags=re.DOTALL)
     assert len(figures) == 6
     assert all(re.search(r'^<figure role="img" aria-label="[^"]{15,}"', each) for each in figures)
     assert all(re.search(r"<figcaption>[^<]{30,}[.]</figcaption>", each) for each in figures)
 
 
-def test_the_figures_are_those_of_the_summary(run, page):
-    summary, text = summarize(run), as_text(page)
+def test_the_page_shows_the_results_of_the_summary(run, page):
+    summary, text = summarize(run), text_of(page)
     response, lag = percentiles(summary.response), percentiles(summary.lag)
-    assert f"{summary.ok_rate:.1f} requests answered a second, of {summary.planned_rate:.1f} planned" in text
-    assert f"{summary.image_rate:.1f} images a second" in text
+    assert f"{summary.ok_rate:.1f} answered requests/s, {summary.planned_rate:.1f} planned" in text
+    assert f"{summary.image_rate:.1f} images/s" in text
     assert f"{response['p50']:.1f} ms p50 response time" in text
     assert f"{response['p99']:.1f} ms p99 response time" in text
     assert f"{summary.errors['deadline_exceeded']} failed of" in text
-    assert re.search(rf"p99 {response['p99']:.1f} ms \S+ ms {lag['p99']:.3f} ms", text), "the table has them too"
+    assert re.search(rf"p99 {response['p99']:.1f} ms \S+ ms {lag['p99']:.3f} ms", text), "the row of the table"
 
 
-def test_what_was_run_is_said_in_words(page):
-    text = as_text(page)
-    assert "Open loop, 150 requests a second on average, at random times (Poisson), for 20 s, to 127.0.0.1:8001" in text
+def test_the_page_describes_the_plan(page):
+    text = text_of(page)
+    assert "Open loop, 150 requests/s on average, Poisson arrivals, for 20 s, to 127.0.0.1:8001" in text
     assert "on 2026-01-02 at 03:04" in text
-    assert "1 on two processors" in text
+    assert "1 on 2 CPUs" in text
 
 
 @pytest.mark.parametrize(
-    ("arrivals", "words"),
+    ("arrivals", "text"),
     [
-        ("constant:20", "Open loop, 20 requests a second, evenly spaced"),
-        ("ramp:0-40", "from 0 to 40 requests a second"),
-        ("steps:10,20,30", "10,20,30 requests a second in turn"),
-        ("burst:5/0.5", "5 requests at once every 0.5 s"),
-        ("trace:day.csv", "requests as recorded in day.csv"),
-        ("closed:16", "Closed loop, 16 callers who each wait for the answer"),
+        ("constant:20", "Open loop, 20 requests/s at equal intervals"),
+        ("ramp:0-40", "from 0 to 40 requests/s"),
+        ("steps:10,20,30", "with 10,20,30 requests/s in turn"),
+        ("burst:5/0.5", "bursts of 5 requests every 0.5 s"),
+        ("trace:day.csv", "recorded arrivals from day.csv"),
+        ("closed:16", "Closed loop, 16 callers that wait for their answers"),
         ("of {tomorrow}", "Open loop, of {tomorrow}"),
     ],
 )
-def test_every_kind_of_arrivals_has_words(tmp_path, arrivals, words):
-    assert words in as_text(written(tmp_path / "index.html", a_run(records(50), arrivals=arrivals)))
+def test_every_kind_of_arrivals_is_described(arrivals, text):
+    assert text in describe_arrivals(Plan(arrivals=arrivals))
 
 
-def test_totals_of_both_sides_stand_beside_each_other_with_their_difference(run, page):
-    text, ok = as_text(page), run.client.attempts[OK]
+def test_the_counts_of_client_and_server_are_shown_with_their_difference(run, page):
+    text, ok = text_of(page), run.client.attempts[OK]
     spaced = f"{ok:,}".replace(",", " ")
     assert f"requests answered {spaced} {spaced} 0" in text
     assert re.search(r"requests failed \d+ 7 [+]\d+", text)
     assert re.search(r"images answered .{5} .{5} [+]3", text)
 
 
-def test_each_kind_of_error_is_counted_and_has_an_example(run, page):
-    failed = summarize(run).errors["deadline_exceeded"]
-    text = as_text(page)
-    assert (
-        f"deadline exceeded : {failed} requests, {run.client.attempts['deadline_exceeded']} attempts no answer within 10 s"
-        in text
-    )
-    assert "overloaded : 0 requests, 7 attempts Exceeds maximum queue size" in text, "attempts that a retry healed"
+def test_errors_are_counted_by_outcome_with_an_example(run, page):
+    requests, attempts = summarize(run).errors["deadline_exceeded"], run.client.attempts["deadline_exceeded"]
+    text = text_of(page)
+    assert f"deadline exceeded : {requests} requests, {attempts} attempts no answer within 10 s" in text
+    assert "overloaded : 0 requests, 7 attempts Exceeds maximum queue size" in text, "attempts with a successful retry"
 
 
-def test_texts_from_outside_are_text_and_never_markup(tmp_path):
-    base = a_run(target=HOSTILE, model=HOSTILE, images=HOSTILE)
-    client = replace(base.client, errors={"deadline_exceeded": HOSTILE})
-    run = replace(base, client=client, server=None, server_missing=HOSTILE, machine=HOSTILE, version=HOSTILE)
+def test_external_texts_are_escaped(tmp_path, build):
+    run = build(model=HOSTILE, target=HOSTILE, images=HOSTILE)
+    client = replace(run.client, errors={"deadline_exceeded": HOSTILE})
+    run = replace(run, client=client, server=None, server_missing=HOSTILE, machine=HOSTILE, version=HOSTILE)
     page = written(tmp_path / "index.html", run)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 7
     assert "{{ plan }}" in page
 
 
-def test_warnings_stand_above_all_figures(tmp_path):
-    run = a_run(records(late_s=0.5))
+def test_warnings_are_shown_before_all_results(tmp_path, build):
+    run = build(lag_s=0.5)
     run = replace(run, client=replace(run.client, interrupted=True))
     page = written(tmp_path / "index.html", run)
     found = [html.unescape(each) for each in re.findall('<p class="warning">(.*?)</p>', page)]
-    assert [each[:22] for each in found] == ["The sender was the lim", "The run was broken off"]
+    assert [each[:22] for each in found] == ["The load generator was", "The run was interrupte"]
     assert page.index('<p class="warning">') < page.index('<ul class="tiles">')
 
 
-def test_more_than_is_answered_in_time_is_called_overload():
-    planned = np.arange(2000) / 100
-    nothing = np.zeros(2000, np.int16)
-    swamped = Records(planned, planned, 0.02 + 1.6 * planned, 0 * planned, np.ones(2000, np.int32), nothing)
-    run = a_run(swamped, arrivals="constant:100")
-    assert any(
-        each.startswith("Overload: 100.0 requests a second came, 62.5 were answered")
-        for each in warnings(run, summarize(run))
-    )
-    as_failed = replace(run, records=replace(swamped, outcome=np.ones(2000, np.int16), outcomes=(OK, "overloaded")))
-    assert not any(each.startswith("Overload") for each in warnings(as_failed, summarize(as_failed))), (
-        "refused is no queue"
-    )
-    fine = a_run()
-    assert warnings(fine, summarize(fine)) == []
-
-
-def test_a_closed_loop_says_what_it_cannot_see(tmp_path):
-    run = a_run(records(late_s=0), arrivals="closed:4")
-    page = written(tmp_path / "index.html", run)
+def test_the_page_of_a_closed_loop_explains_coordinated_omission(tmp_path, build):
+    page = written(tmp_path / "index.html", build(arrivals="closed:4"))
     assert "coordinated omission" in page
-    assert "planned" not in as_text(page).split("What held it back")[0]
+    assert "planned" not in text_of(page).split("Bottleneck")[0]
 
 
-def test_without_an_answer_the_page_says_so(tmp_path):
-    page = written(tmp_path / "index.html", a_run(records(failing=2.0)))
-    text = as_text(page)
-    assert "No request was answered, so there are no latencies." in text
-    assert "– p50 response time" in text  # noqa: RUF001  as it is printed
+def test_a_run_without_answers_has_a_page_without_latencies(tmp_path, build):
+    page = written(tmp_path / "index.html", build(failing=2.0))
+    assert "No request was answered, so there are no latencies." in text_of(page)
+    assert "– p50 response time" in text_of(page)  # noqa: RUF001  an en dash is what the page shows
     assert "<h3>Throughput</h3>" in page
-    assert "<h3>Distribution</h3>" not in page
+    assert "<h3>Response time distribution</h3>" not in page
 
 
-def test_one_request_is_a_page_too(tmp_path):
-    one = Records(*(np.array([each]) for each in (2.5, 2.5, 2.52, 0)), np.array([1], np.int32), np.array([0], np.int16))
-    text = as_text(written(tmp_path / "index.html", a_run(one)))
+def test_a_run_with_one_request_has_a_page_without_percentiles(tmp_path, run, make_records):
+    run = replace(run, records=make_records([2.5], took_s=0.02))
+    text = text_of(written(tmp_path / "index.html", run))
     assert "20.0 ms p50 response time" in text
-    assert "20.0 ms max response time; p99 takes 1,000 answers" in text, "no percentile is made of one request"
+    assert "20.0 ms max response time; p99 needs 1,000 answers" in text
 
 
-def test_no_request_at_all_is_a_page_too(tmp_path):
-    none = Records(*(np.array([]) for _ in range(4)), np.array([], np.int32), np.array([], np.int16))
-    text = as_text(written(tmp_path / "index.html", replace(a_run(none), client=ClientSide(), server=None)))
+@pytest.mark.parametrize("client", [ClientStatistics(), None])
+def test_a_run_without_requests_has_a_page(tmp_path, run, make_records, client):
+    run = replace(run, records=make_records([]), client=client, server=None)
+    text = text_of(written(tmp_path / "index.html", run))
     assert "0 failed of 0 requests" in text
-    assert "No request was answered, so there are no latencies." in text
     assert "Errors None." in text
-    assert "cut off" in written(tmp_path / "index.html", replace(a_run(none), client=None, server=None))
+    assert ("The run file is incomplete" in text) == (client is None)
 
 
-def test_what_the_server_did_not_tell_is_named_and_not_drawn(run, tmp_path):
-    alone = replace(run, server=None, server_missing="its statistics are closed to this user")
-    page = written(tmp_path / "index.html", alone)
-    assert "The server's side is missing: its statistics are closed to this user" in as_text(page)
-    assert "network and server" in page
-    assert "server queue" not in re.search("<h3>Where the time goes.*?</figure>", page, flags=re.DOTALL)[0]
-    assert "server's executions" not in re.search("<h3>Batches.*?</svg>", page, flags=re.DOTALL)[0]
+def test_missing_server_statistics_are_reported(run, tmp_path):
+    run = replace(run, server=None, server_missing="no permission")
+    page = written(tmp_path / "index.html", run)
+    assert "No server statistics: no permission" in text_of(page)
+    phases, batches = (re.search(f"<h3>{name}.*?</svg>", page, re.DOTALL)[0] for name in ("Time by", "Batch sizes"))
+    assert "network and server" in phases
+    assert "server queue" not in phases
+    assert ">server<" not in batches
 
 
-def test_a_run_that_was_cut_off_has_what_its_records_tell(run, tmp_path):
-    page = written(
-        tmp_path / "index.html", replace(run, client=None, server=None, server_missing="the run was cut off")
-    )
-    assert "The run's file was cut off" in html.unescape(page)
-    assert "timed out" in as_text(page), "errors are known from the records"
+def test_an_incomplete_run_has_a_page_of_its_records(run, tmp_path):
+    page = written(tmp_path / "index.html", replace(run, client=None, server=None))
+    assert "deadline exceeded" in text_of(page)
     assert "<h3>Latency by percentile</h3>" in page
-    assert "Do both sides agree?" not in page
+    assert "Client and server counts" not in page
 
 
-def test_phases_are_drawn_in_their_order_with_their_time(run):
-    names = re.findall(r">([a-z ]+?) ([0-9.]+) ms<", charts.stacked_phases(phases_s(run.client, run.server)))
-    assert dict(names) == {name: f"{1000 * seconds:.3g}" for name, seconds in phases_s(run.client, run.server).items()}
+def test_the_chart_of_phases_contains_their_times(run):
+    phases = phases_s(run.client, run.server)
+    names = re.findall(r">([a-z ]+?) ([0-9.]+) ms<", charts.stacked_phases(phases))
+    assert dict(names) == {name: f"{1000 * seconds:.3g}" for name, seconds in phases.items()}
 
 
-def test_time_without_an_answer_is_a_gap_in_the_latency(run):
-    """Drawn through, a stall would look like a slope."""
-
+def test_the_latency_has_a_gap_where_a_window_has_no_answers(run):
     def strokes(summary):
-        drawn = charts.latency_over_time(summary, warm_up_s=0, objective_ms=None)
-        return max(path.count("M ") for path in re.findall(r'<path d="([^"]*)"', drawn) if "L " in path)
+        svg = charts.latency_over_time(summary, warm_up_s=0, slo_ms=None)
+        return max(path.count("M ") for path in re.findall(r'<path d="([^"]*)"', svg) if "L " in path)
 
     summary = summarize(run)
     windows = list(summary.windows)
@@ -293,37 +261,31 @@ def test_time_without_an_answer_is_a_gap_in_the_latency(run):
     assert strokes(replace(summary, windows=tuple(windows))) == 2
 
 
-def test_the_colours_of_text_and_lines_are_the_page_s(page):
-    assert "currentColor" in page
-    assert "var(--line)" in page
-    assert "#01020" not in page
-
-
 @pytest.mark.parametrize("knee", [1, None])
-def test_the_sweep_shows_its_objective_its_knee_and_every_rate(tmp_path, knee):
-    write_curve(tmp_path / "sweep.html", (*POINTS, SILENT), Plan(model=HOSTILE), objective_ms=50.0, knee=knee)
+def test_the_page_of_a_sweep_shows_slo_knee_and_all_rates(tmp_path, knee):
+    write_sweep_page(tmp_path / "sweep.html", (*POINTS, NO_ANSWERS), Plan(model=HOSTILE), slo_ms=50.0, knee=knee)
     page = (tmp_path / "sweep.html").read_text()
-    assert not re.findall("https?://|<script|<link|<img|@import|url[(]", page)
+    assert not re.findall(EXTERNAL, page)
     assert "SLO 50 ms" in page
     assert (">knee<" in page) == ("100 (knee)" in page) == (knee is not None)
     assert '<td class="bad">90.0 ms</td>' in page
-    assert all(f"<td>{point.rate:g}" in page for point in (*POINTS, SILENT))
+    assert all(f"<td>{point.rate:g}" in page for point in (*POINTS, NO_ANSWERS))
 
 
-def test_directories_are_made_and_an_older_page_is_replaced_without_a_trace(run, tmp_path):
+def test_directories_are_created_and_an_existing_page_is_replaced(tmp_path):
     path = tmp_path / "of/today/index.html"
-    written(path, run)
-    path.write_text("old")
-    assert written(path, run) != "old"
+    for points in (POINTS[:1], POINTS):
+        write_sweep_page(path, points, Plan(), slo_ms=None, knee=None)
+    assert "<td>200" in path.read_text()
     assert [each.name for each in path.parent.iterdir()] == ["index.html"]
 
 
-@pytest.mark.parametrize("place", ["file/index.html", "directory"])
-def test_a_place_that_cannot_be_written_is_named_with_the_reason(run, tmp_path, place):
+@pytest.mark.parametrize("path", ["file/index.html", "directory"])
+def test_a_path_that_cannot_be_written_is_rejected_with_the_reason(tmp_path, path):
     (tmp_path / "file").write_text("")
     (tmp_path / "directory").mkdir()
-    with pytest.raises(BadInput, match=rf"{place}: the page cannot be written \(.+\); name another place"):
-        written(tmp_path / place, run)
+    with pytest.raises(BadInput, match=rf"{path}: cannot be written \(.+\); choose another path"):
+        write_sweep_page(tmp_path / path, POINTS, Plan(), slo_ms=None, knee=None)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["directory", "file"]
 
 
@@ -332,11 +294,13 @@ PAPER = {"light": "251, 250, 248", "dark": "20, 23, 26"}
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize(("width", "columns"), [(400, 1), (1400, 3)])
-def test_no_layout_breaks(run, page, tmp_path, width, columns, colours):
-    """In a frame of that width neither the page nor a card is wider than its place, and the colours are those asked for."""
-    write_curve(tmp_path / "sweep.html", POINTS, run.plan, objective_ms=50.0, knee=1)
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "columns", "colours"), [(400, 1, "light"), (1400, 3, "dark")])
+def test_the_layout_fits_narrow_and_wide_windows_and_follows_the_colour_scheme(
+    run, page, tmp_path, width, columns, colours
+):
+    """In a frame of this width, neither the page nor a card overflows."""
+    write_sweep_page(tmp_path / "sweep.html", POINTS, run.plan, slo_ms=50.0, knee=1)
     probe = """<script>onload = () => { const root = document.documentElement, charts = document.querySelector('.charts')
         parent.postMessage([document.title.slice(0, 5), root.scrollWidth, root.clientWidth,
         [...document.querySelectorAll('.scroll')].filter(card => card.scrollWidth > card.clientWidth).length,

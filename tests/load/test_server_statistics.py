@@ -1,4 +1,4 @@
-"""The difference of two looks, and what cannot be looked at."""
+"""Differences of snapshots, and servers whose counters cannot be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from alexnet_client.errors import BadInput, ServerFault, Unavailable
-from alexnet_load.server_side import Look, Observer, difference
+from alexnet_load.server_statistics import Snapshot, StatisticsRecorder, difference
 
 METRICS = """# HELP nv_inference_request_success Number of successful inference requests
 # TYPE nv_inference_request_success counter
@@ -26,35 +26,35 @@ nv_inference_queue_duration_us{{model="alexnet",version="1"}} 2500000
 """
 
 
-def look(at_s, **counts):
+def snapshot(at_s, **counts):
     names = ("success", "failure", "inferences", "executions", "queue_s", "input_s", "infer_s", "output_s", "request_s")
     batches = counts.pop("batches", {})
-    return Look(at_s, 2, 3, {**dict.fromkeys((*names, "busy_s"), 0.0), **counts}, batches)
+    return Snapshot(at_s, 2, 3, {**dict.fromkeys((*names, "busy_s"), 0.0), **counts}, batches)
 
 
-def test_what_was_counted_before_is_no_part_of_the_run():
-    side = difference(
-        look(1.0, success=10, inferences=40, queue_s=1.0, batches={4: 10}),
-        look(21.0, success=25, inferences=90, queue_s=1.5, busy_s=3.0, batches={4: 10, 8: 5}),
+def test_the_statistics_are_the_increase_of_the_counters():
+    found = difference(
+        snapshot(1.0, success=10, inferences=40, queue_s=1.0, batches={4: 10}),
+        snapshot(21.0, success=25, inferences=90, queue_s=1.5, busy_s=3.0, batches={4: 10, 8: 5}),
     )
-    assert (side.success, side.inferences, side.queue_s, side.busy_s) == (15, 50, 0.5, 3.0)
-    assert (side.batches, side.wall_s, side.servers, side.instances) == ({8: 5}, 20.0, 2, 3)
+    assert (found.success, found.inferences, found.queue_s, found.busy_s) == (15, 50, 0.5, 3.0)
+    assert (found.batches, found.wall_s, found.servers, found.instances) == ({8: 5}, 20.0, 2, 3)
 
 
-@pytest.mark.parametrize("after", [look(2.0, success=3), look(2.0, success=20, batches={4: 1})])
-def test_a_server_that_was_started_again_is_said(after):
-    with pytest.raises(ServerFault, match="started again during the run"):
-        difference(look(1.0, success=10, batches={4: 2}), after)
+@pytest.mark.parametrize("after", [snapshot(2.0, success=3), snapshot(2.0, success=20, batches={4: 1})])
+def test_a_restart_of_a_server_is_reported(after):
+    with pytest.raises(ServerFault, match="restarted during the run"):
+        difference(snapshot(1.0, success=10, batches={4: 2}), after)
 
 
 @pytest.fixture
 def metrics():
-    """Address of an endpoint, and how many successes it tells of at each look."""
-    told = [10, 25, 25]
+    """Address of a metrics endpoint, and its number of successful requests at each reading."""
+    values = []
 
     class Endpoint(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            body = METRICS.format(success=told.pop(0) if len(told) > 1 else told[0]).encode()
+            body = METRICS.format(success=values.pop(0) if len(values) > 1 else values[0]).encode()
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body)
@@ -63,42 +63,39 @@ def metrics():
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Endpoint) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}", told
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}", values
         server.shutdown()
 
 
-async def test_metrics_are_summed_over_versions_and_reasons_for_the_one_model(metrics):
-    found = await Observer("127.0.0.1:1", "alexnet", metrics=metrics[0]).look()
+async def test_metrics_of_one_model_are_summed_over_versions_and_reasons(metrics):
+    address, values = metrics
+    values[:] = [10]
+    found = await StatisticsRecorder("127.0.0.1:1", "alexnet", metrics=address).read()
     assert (found.counts["success"], found.counts["failure"], found.counts["executions"]) == (10, 3, 3)
     assert found.counts["queue_s"] == 2.5
+    with pytest.raises(BadInput, match="contains no metrics of model resnet"):
+        await StatisticsRecorder("127.0.0.1:1", "resnet", metrics=address).read()
 
 
-async def test_the_last_look_waits_until_the_counters_have_caught_up_and_stand_still(metrics):
-    address, told = metrics
-    observer = Observer("127.0.0.1:1", "alexnet", metrics=address)
-    told[:] = [10, 12, 18, 25, 25]
-    before = await observer.look()
-    after = await observer.settled_look(before, expected_requests=15)
-    assert after.counts["success"] - before.counts["success"] == 15
+def test_the_last_reading_waits_until_the_counters_are_complete(metrics):
+    address, values = metrics
+    values[:] = [10, 12, 18, 25, 25]
+    recorder = StatisticsRecorder("127.0.0.1:1", "alexnet", metrics=address)
+    recorder.start()
+    statistics, missing = recorder.finish(expected_requests=15)
+    assert (statistics.success, missing) == (15, "")
 
 
-async def test_a_model_that_metrics_do_not_know_is_a_mistake(metrics):
-    with pytest.raises(BadInput, match="nothing is said of a model resnet"):
-        await Observer("127.0.0.1:1", "resnet", metrics=metrics[0]).look()
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:abc", "127.0.0.1:99999"])
+async def test_metrics_that_cannot_be_read_are_reported(address):
+    with pytest.raises(Unavailable, match=r"cannot be read .*check --metrics"):
+        await StatisticsRecorder("127.0.0.1:1", "alexnet", metrics=address).read()
 
 
-async def test_metrics_that_nobody_serves_are_said(free_port):
-    with pytest.raises(Unavailable, match="no metrics there"):
-        await Observer("127.0.0.1:1", "alexnet", metrics=f"127.0.0.1:{free_port()}").look()
-
-
-@pytest.mark.parametrize("address", ["localhost:abc", "127.0.0.1:99999"])
-async def test_an_address_of_metrics_that_is_none_is_said(address):
-    with pytest.raises(Unavailable, match="no metrics there"):
-        await Observer("127.0.0.1:1", "alexnet", metrics=address).look()
-
-
-async def test_without_the_administration_key_statistics_are_closed(free_port):
-    with pytest.raises(BadInput, match="no administration key"):
-        await Observer(f"127.0.0.1:{free_port()}", "alexnet").look()
+def test_the_reason_for_missing_statistics_is_kept(free_port):
+    recorder = StatisticsRecorder(f"127.0.0.1:{free_port()}", "alexnet")
+    recorder.start()
+    statistics, missing = recorder.finish(expected_requests=None)
+    assert statistics is None
+    assert "no administration key" in missing

@@ -1,4 +1,4 @@
-"""A run in figures: exact where they can be, honest where they cannot."""
+"""Results of a run: rates, percentiles, windows, warnings."""
 
 from __future__ import annotations
 
@@ -10,38 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_load.run import OK, ClientSide, Plan, Records, Run, ServerSide
-from alexnet_load.summary import as_json, histogram, percentile_ms, percentiles, sending_ended_s, summarize
+from alexnet_load.run import OK, ClientStatistics, Records, ServerStatistics
+from alexnet_load.summary import as_json, histogram, percentile_ms, percentiles, sending_ended_s, summarize, warnings
 
-DONE = ClientSide(wall_s=20.0)
-
-
-def recorded(planned_s, *, sent_s=None, took_s=0.01, images=1, outcome=0, outcomes=(OK,)) -> Records:
-    planned_s = np.asarray(planned_s, np.float64)
-    sent_s = planned_s if sent_s is None else np.asarray(sent_s, np.float64)
-    count = len(planned_s)
-    return Records(
-        planned_s,
-        sent_s,
-        sent_s + took_s,
-        sent_s - planned_s,
-        np.broadcast_to(np.int32(images), count).astype(np.int32),
-        np.broadcast_to(np.int16(outcome), count).astype(np.int16),
-        outcomes,
-    )
-
-
-def a_run(records: Records, *, client: ClientSide | None = DONE, **plan) -> Run:
-    return Run(Plan(**{"arrivals": "constant:100", "duration_s": 20.0, "warm_up_s": 0.0} | plan), records, client)
-
-
-def every(gap_s: float, *, until_s: float = 20.0, since_s: float = 0.0):
-    return since_s + gap_s * np.arange(round((until_s - since_s) / gap_s))
+DONE = ClientStatistics(wall_s=20.0)
+EVERY_10_MS = 0.01 * np.arange(2000)
+EVERY_100_MS = 0.1 * np.arange(200)
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.3, 1.0, 2.0]), st.floats(-9, 0))
-def test_reported_percentiles_are_within_two_thousandths_of_the_exact_ones(seed, spread, middle):
+def test_percentiles_are_within_0_2_percent_of_the_exact_ones(seed, spread, middle):
     took_s = np.random.default_rng(seed).lognormal(middle, spread, 10_000).clip(1e-3, 3000)
     found = percentiles(histogram(took_s))
     for name in ("p50", "p90", "p95", "p99", "p99.9", "max"):
@@ -50,19 +29,17 @@ def test_reported_percentiles_are_within_two_thousandths_of_the_exact_ones(seed,
         assert low * 0.998 <= found[name] <= high * 1.002
 
 
-def test_a_stall_shows_in_the_response_time_and_hides_in_the_service_time_of_a_sender_that_waits():
-    planned_s = every(0.01)
-    sent_s = np.where((planned_s >= 10) & (planned_s < 12), 12.0, planned_s)  # the server stands still from 10 to 12 s
-    summary = summarize(a_run(recorded(planned_s, sent_s=sent_s, took_s=0.005)))
+def test_a_stall_is_part_of_the_response_time_and_not_of_the_service_time(make_records, make_run):
+    sent_s = np.where((EVERY_10_MS >= 10) & (EVERY_10_MS < 12), 12.0, EVERY_10_MS)  # the server stalls from 10 to 12 s
+    summary = summarize(make_run(make_records(EVERY_10_MS, sent_s=sent_s, took_s=0.005)))
     assert percentile_ms(summary.response, 99) == pytest.approx(1800, rel=0.02)  # the last tenth of 2 s of 20 s
     assert percentile_ms(summary.service, 99) == pytest.approx(5, rel=0.02)
     assert percentile_ms(summary.response, 50) == pytest.approx(5, rel=0.02)
 
 
-def test_the_warm_up_is_in_no_figure_but_the_windows():
-    slow, usual = recorded(every(0.01, until_s=2), took_s=1.0), recorded(every(0.01, since_s=2), took_s=0.01)
-    records = Records(*(np.concatenate([getattr(each, name) for each in (slow, usual)]) for name in FIELDS))
-    summary = summarize(a_run(records, warm_up_s=2.0))
+def test_only_the_windows_include_the_warm_up(make_records, make_run):
+    took_s = np.where(EVERY_10_MS < 1.995, 1.0, 0.01)
+    summary = summarize(make_run(make_records(EVERY_10_MS, took_s=took_s), warm_up_s=2.0))
     assert summary.seconds == 18
     assert summary.requests == summary.ok == summary.images == 1800
     assert summary.response.get_max_value() / 1000 == pytest.approx(10, rel=0.001)
@@ -70,62 +47,53 @@ def test_the_warm_up_is_in_no_figure_but_the_windows():
     assert summary.windows[0].p50_ms == pytest.approx(1000)
 
 
-FIELDS = ("planned_s", "sent_s", "ended_s", "late_s", "images", "outcome")
-
-
-def test_errors_are_counted_by_kind_and_are_in_no_latency():
+def test_errors_are_counted_by_outcome_and_excluded_from_latencies(make_records, make_run):
     outcome = np.tile([0, 1, 0, 2], 500)
-    took_s = np.where(outcome == 0, 0.01, 9.0)
-    records = recorded(
-        every(0.01), took_s=took_s, outcome=outcome, outcomes=(OK, "deadline_exceeded", "overloaded", "closed")
+    records = make_records(
+        EVERY_10_MS,
+        took_s=np.where(outcome == 0, 0.01, 9.0),
+        outcome=outcome,
+        outcomes=(OK, "deadline_exceeded", "overloaded", "closed"),
     )
-    summary = summarize(a_run(records))
+    summary = summarize(make_run(records))
     assert summary.errors == {"deadline_exceeded": 500, "overloaded": 500}
-    assert (summary.requests, summary.ok) == (2000, 1000)
+    assert (summary.requests, summary.ok, summary.error_share) == (2000, 1000, 0.5)
     assert summary.response.get_max_value() / 1000 == pytest.approx(10, rel=0.001)
     assert sum(each.failed for each in summary.windows) == 1000
 
 
-def test_rates_count_what_happened_within_the_measured_part():
-    planned_s = every(0.1)
-    summary = summarize(a_run(recorded(planned_s, took_s=5.0, images=4), warm_up_s=10.0))
+def test_rates_count_what_happened_within_the_measured_period(make_records, make_run):
+    summary = summarize(make_run(make_records(EVERY_100_MS, took_s=5.0, images=4), warm_up_s=10.0))
     assert summary.planned_rate == summary.sent_rate == pytest.approx(10)
-    assert summary.ok_rate == pytest.approx(10)  # those that were planned from 5 s to 15 s
+    assert summary.ok_rate == pytest.approx(10)  # the requests planned from 5 s to 15 s
     assert summary.image_rate == pytest.approx(40)
-    late = summarize(a_run(recorded(planned_s, sent_s=planned_s + 5), warm_up_s=10.0))
-    assert late.sent_rate == pytest.approx(10)
-    stuck = summarize(a_run(recorded(planned_s, sent_s=planned_s + 50), warm_up_s=10.0))
-    assert (stuck.planned_rate, stuck.sent_rate, stuck.ok_rate) == (pytest.approx(10), 0, 0)
+    for delay_s, rate in ((5, 10), (50, 0)):
+        late = summarize(make_run(make_records(EVERY_100_MS, sent_s=EVERY_100_MS + delay_s), warm_up_s=10.0))
+        assert (late.planned_rate, late.sent_rate) == pytest.approx((10, rate))
 
 
 @pytest.mark.parametrize(
-    ("plan", "client"),
+    ("plan", "client", "end_s"),
     [
-        ({"duration_s": 60.0}, replace(DONE, interrupted=True)),
-        ({"duration_s": 60.0}, None),
-        ({"duration_s": 60.0, "max_count": 200}, DONE),
-        ({"duration_s": 60.0, "arrivals": "trace:a.csv"}, DONE),
+        ({"duration_s": 60.0}, replace(DONE, interrupted=True), 19.9),
+        ({"duration_s": 60.0}, None, 19.9),
+        ({"duration_s": 60.0, "arrivals": "trace:a.csv"}, DONE, 19.9),
+        ({"duration_s": 40.0}, DONE, 40.0),
     ],
-    ids=["interrupted", "killed", "counted", "replayed"],
+    ids=["interrupted", "killed", "trace", "complete"],
 )
-def test_a_run_that_ends_early_is_measured_to_its_last_request(plan, client):
-    run = a_run(recorded(every(0.1)), client=client, **plan)
-    assert sending_ended_s(run) == pytest.approx(19.9)
-    assert summarize(run).planned_rate == pytest.approx(10)
-
-
-def test_a_run_whose_arrivals_end_early_is_measured_to_its_end():
-    run = a_run(recorded(every(0.1)), duration_s=40.0)
-    assert sending_ended_s(run) == 40
-    assert summarize(run).planned_rate == pytest.approx(5)
+def test_an_incomplete_run_is_measured_until_its_last_request(make_records, make_run, plan, client, end_s):
+    run = make_run(make_records(EVERY_100_MS), client=client, **plan)
+    assert sending_ended_s(run) == pytest.approx(end_s)
+    assert summarize(run).planned_rate == pytest.approx(200 / end_s, rel=0.01)
 
 
 @pytest.mark.parametrize("arrivals", ["constant:100", "closed:4"])
 @pytest.mark.parametrize("client", [None, DONE])
 @pytest.mark.parametrize("planned_s", [[], [0.0], [0.5]], ids=["none", "one", "one later"])
 @pytest.mark.parametrize("warm_up_s", [0.0, 30.0], ids=["no warm-up", "warm-up only"])
-def test_a_run_of_next_to_nothing_has_a_summary(arrivals, client, planned_s, warm_up_s):
-    run = a_run(recorded(planned_s), client=client, arrivals=arrivals, warm_up_s=warm_up_s)
+def test_a_run_with_at_most_one_request_has_a_summary(make_records, make_run, arrivals, client, planned_s, warm_up_s):
+    run = make_run(make_records(planned_s), client=client, arrivals=arrivals, warm_up_s=warm_up_s)
     summary = summarize(run)
     assert summary.requests == (len(planned_s) if warm_up_s == 0 else 0)
     assert all(np.isfinite(each) for each in (summary.planned_rate, summary.sent_rate, summary.ok_rate))
@@ -134,8 +102,8 @@ def test_a_run_of_next_to_nothing_has_a_summary(arrivals, client, planned_s, war
     json.loads(json.dumps(as_json(summary, run), allow_nan=False))
 
 
-def test_a_run_in_which_everything_failed_has_no_percentiles_and_is_not_steady():
-    run = a_run(recorded(every(0.1), outcome=1, outcomes=(OK, "unavailable")))
+def test_a_run_without_answers_has_no_percentiles_and_no_steady_state(make_records, make_run):
+    run = make_run(make_records(EVERY_100_MS, outcome=1))
     summary = summarize(run)
     assert percentiles(summary.response) == {}
     assert percentile_ms(summary.response, 99) == float("inf")
@@ -143,13 +111,12 @@ def test_a_run_in_which_everything_failed_has_no_percentiles_and_is_not_steady()
     json.loads(json.dumps(as_json(summary, run), allow_nan=False))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(st.floats(0.01, 4000), st.integers(0, 200), st.integers(0, 2**32 - 1))
-def test_windows_fill_the_time_and_lose_no_request(duration_s, count, seed):
-    dice = np.random.default_rng(seed)
-    planned_s = np.sort(dice.uniform(0, duration_s, count))
-    outcome = dice.integers(0, 2, count)
-    run = a_run(recorded(planned_s, took_s=0, outcome=outcome, outcomes=(OK, "closed")), duration_s=duration_s)
+def test_windows_cover_the_run_and_every_request(make_records, make_run, duration_s, count, seed):
+    rng = np.random.default_rng(seed)
+    planned_s, outcome = np.sort(rng.uniform(0, duration_s, count)), rng.integers(0, 2, count)
+    run = make_run(make_records(planned_s, took_s=0, outcome=outcome), duration_s=duration_s)
     windows = summarize(run).windows
     assert 1 <= len(windows) <= 60
     assert all(each.seconds >= 0.25 for each in windows)
@@ -159,77 +126,86 @@ def test_windows_fill_the_time_and_lose_no_request(duration_s, count, seed):
     assert sum(each.ok for each in windows) == sum(each.images for each in windows) == count - outcome.sum()
 
 
-def test_windows_take_latency_by_the_planned_time_and_throughput_by_the_answer():
-    planned_s = every(0.1)
-    took_s = np.where((planned_s >= 5) & (planned_s < 6), 3.0, 0.01)
-    windows = {
-        each.start_s: each for each in summarize(a_run(recorded(planned_s, took_s=took_s), duration_s=60.0)).windows
-    }
+def test_latency_belongs_to_the_window_of_the_planned_time_and_throughput_to_that_of_the_answer(make_records, make_run):
+    took_s = np.where((EVERY_100_MS >= 5) & (EVERY_100_MS < 6), 3.0, 0.01)
+    summary = summarize(make_run(make_records(EVERY_100_MS, took_s=took_s), duration_s=60.0))
+    windows = {each.start_s: each for each in summary.windows}
     assert windows[5.0].p50_ms == pytest.approx(3000)
     assert (windows[5.0].ok, windows[8.0].ok) == (0, 20)
     assert windows[8.0].p50_ms == pytest.approx(10)
     assert windows[40.0].p50_ms is None
 
 
-def test_a_calm_run_is_steady_and_a_growing_queue_is_not():
-    planned_s = every(0.01)
-    noise_s = np.random.default_rng(0).exponential(0.01, len(planned_s))
-    assert summarize(a_run(recorded(planned_s, took_s=noise_s))).unsteady == ""
-    grown = summarize(a_run(recorded(planned_s, took_s=noise_s + 0.3 * planned_s)))
-    assert grown.steady_from_s is None
-    assert "faster than they are answered" in grown.unsteady
+def test_a_growing_queue_has_no_steady_state(make_records, make_run):
+    noise_s = np.random.default_rng(0).exponential(0.01, len(EVERY_10_MS))
+    assert summarize(make_run(make_records(EVERY_10_MS, took_s=noise_s))).unsteady == ""
+    growing = summarize(make_run(make_records(EVERY_10_MS, took_s=noise_s + 0.3 * EVERY_10_MS)))
+    assert growing.steady_from_s is None
+    assert "requests arrive faster than answers" in growing.unsteady
 
 
 @pytest.mark.parametrize("count", [5, 99, 100, 199, 200, 999, 1000, 9_999, 10_000, 100_000])
-def test_a_percentile_with_fewer_than_ten_requests_beyond_it_is_left_out(count):
-    found = percentiles(histogram(np.full(count, 0.02)))
+def test_a_percentile_with_fewer_than_ten_requests_above_it_is_omitted(count):
     needed = {"p50": 0, "p90": 100, "p95": 200, "p99": 1000, "p99.9": 10_000, "p99.99": 100_000, "max": 0}
-    assert list(found) == [name for name, least in needed.items() if count >= least]
+    found = percentiles(histogram(np.full(count, 0.02)))
+    assert list(found) == [name for name, minimum in needed.items() if count >= minimum]
 
 
-@pytest.mark.parametrize("late_s", [0.004, 0.009])
-def test_a_sender_that_is_a_little_late_is_not_the_limit(late_s):
-    planned_s = every(0.01)
-    run = a_run(recorded(planned_s, sent_s=planned_s + late_s, took_s=0.1 if late_s > 0.005 else 0.001))
-    assert summarize(run).sender_limited == ""
-
-
-def test_a_late_sender_says_how_late_and_what_to_do():
-    planned_s = every(0.01)
-    late_s = np.where(np.arange(len(planned_s)) % 50 == 0, 0.03, 0)  # 2 % of them
-    said = summarize(a_run(recorded(planned_s, sent_s=planned_s + late_s), senders=2)).sender_limited
-    assert "more than 30.0 ms late, in a p99 of 40.0 ms" in said
-    assert "--senders 3" in said
-
-
-def test_half_a_percent_of_late_requests_is_not_the_senders_limit():
-    planned_s = every(0.01)
-    late_s = np.where(np.arange(len(planned_s)) % 200 == 0, 0.03, 0)
-    assert summarize(a_run(recorded(planned_s, sent_s=planned_s + late_s))).sender_limited == ""
+@pytest.mark.parametrize(
+    ("lag_s", "took_s", "arrivals", "limited"),
+    [
+        (0.004, 0.001, "constant:100", False),
+        (0.009, 0.1, "constant:100", False),
+        (np.where(np.arange(2000) % 50 == 0, 0.03, 0), 0.01, "constant:100", True),
+        (np.where(np.arange(2000) % 200 == 0, 0.03, 0), 0.01, "constant:100", False),
+        (1.0, 0.01, "closed:4", False),
+    ],
+    ids=["below 5 ms", "below 10 % of p99", "2 % late", "0.5 % late", "closed loop"],
+)
+def test_the_load_generator_lag_shows_that_it_is_the_bottleneck(
+    make_records, make_run, lag_s, took_s, arrivals, limited
+):
+    records = make_records(EVERY_10_MS, sent_s=EVERY_10_MS + lag_s, took_s=took_s)
+    reason = summarize(make_run(records, arrivals=arrivals, senders=2)).generator_limited
+    assert bool(reason) == limited
+    if limited:
+        assert "p99 of the load generator lag is 30.0 ms, p99 of the response time 40.0 ms" in reason
+        assert "--senders 3" in reason
 
 
 @pytest.mark.parametrize("arrivals", ["constant:100", "closed:4"])
-def test_one_sender_whose_process_has_no_time_left_is_the_limit(arrivals):
-    client = ClientSide(wall_s=20.0, cpu_s=(3.0, 19.4))
-    said = summarize(a_run(recorded(every(0.01)), client=client, arrivals=arrivals)).sender_limited
-    assert "97% of the time" in said
-    assert summarize(a_run(recorded(every(0.01)), client=replace(client, cpu_s=(9.0, 18.9)))).sender_limited == ""
+@pytest.mark.parametrize(("cpu_s", "limited"), [((3.0, 19.4), True), ((9.0, 18.9), False)])
+def test_a_sender_that_uses_its_whole_cpu_is_the_bottleneck(make_records, make_run, arrivals, cpu_s, limited):
+    run = make_run(make_records(EVERY_10_MS), client=replace(DONE, cpu_s=cpu_s), arrivals=arrivals)
+    assert ("97%" in summarize(run).generator_limited) == limited
 
 
-def test_callers_of_a_closed_loop_are_never_late():
-    planned_s = every(0.01)
-    run = a_run(recorded(planned_s, sent_s=planned_s + 1), arrivals="closed:4")
-    assert summarize(run).sender_limited == ""
+@pytest.fixture
+def overloaded(make_records):
+    return make_records(EVERY_10_MS, took_s=0.02 + 0.6 * EVERY_10_MS)
 
 
-def test_the_record_for_machines_holds_every_figure():
-    run = replace(
-        a_run(recorded(every(0.01), images=2), client=ClientSide(wall_s=20.0, attempts={OK: 2000})),
-        server=ServerSide(success=2000),
-        machine="two processors",
-        started="2026-01-02T03:04:05+00:00",
-        version="1.2.3",
-    )
+@pytest.mark.parametrize(
+    ("changes", "client", "expected"),
+    [
+        ({}, DONE, ["Overload: 100.0 requests/s were sent, 62.5 were answered", "No steady state"]),
+        ({"outcome": np.ones(2000, np.int16)}, DONE, ["No steady state"]),
+        ({"ended_s": EVERY_10_MS + 0.01}, DONE, []),
+        ({"ended_s": EVERY_10_MS + 0.01}, replace(DONE, cpu_s=(19.9,)), ["The load generator was the bottleneck"]),
+        ({"ended_s": EVERY_10_MS + 0.01}, replace(DONE, interrupted=True), ["The run was interrupted"]),
+        ({"ended_s": EVERY_10_MS + 0.01}, None, ["The run file is incomplete"]),
+    ],
+    ids=["overload", "all rejected", "good", "load generator", "interrupted", "killed"],
+)
+def test_each_reason_for_misleading_results_is_a_warning(make_run, overloaded: Records, changes, client, expected):
+    run = make_run(replace(overloaded, **changes), client=client)
+    found = warnings(run, summarize(run))
+    assert [text.startswith(start) for text, start in zip(found, expected, strict=True)] == [True] * len(expected)
+
+
+def test_the_json_object_contains_all_results(make_records, make_run):
+    client, server = replace(DONE, attempts={OK: 2000}), ServerStatistics(success=2000)
+    run = make_run(make_records(EVERY_10_MS, images=2), client=client, server=server)
     found = json.loads(json.dumps(as_json(summarize(run), run), allow_nan=False))
     assert found["plan"]["arrivals"] == "constant:100"
     assert (found["requests"], found["ok"], found["images"], found["errors"]) == (2000, 2000, 4000, {})
@@ -237,7 +213,7 @@ def test_the_record_for_machines_holds_every_figure():
     assert found["response_ms"] == found["service_ms"]
     assert found["response_ms"]["p99"] == pytest.approx(10, rel=0.001)
     assert found["lag_ms"]["p50"] == 0.001
-    assert (found["unsteady"], found["sender_limited"], found["server_missing"]) == ("", "", "")
+    assert (found["unsteady"], found["generator_limited"], found["server_missing"]) == ("", "", "")
     assert found["client"]["attempts"] == {OK: 2000}
     assert found["server"]["success"] == 2000
-    assert (found["machine"], found["version"]) == ("two processors", "1.2.3")
+    assert (found["machine"], found["version"]) == ("2 CPUs", "1.2.3")

@@ -1,153 +1,140 @@
-"""What a terminal shows of a run, a comparison and a sweep."""
+"""The tables of a run, a comparison, a sweep and a tuning."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from alexnet_load.bottleneck import Bottleneck
 from alexnet_load.compare import Comparison, Row
-from alexnet_load.knee import CurvePoint
-from alexnet_load.run import OK, ClientSide, Plan, Records, Run
+from alexnet_load.run import ClientStatistics
+from alexnet_load.slo import Slo
 from alexnet_load.summary import percentiles, summarize
-from alexnet_load.table import comparison_table, curve_table, run_table
-from alexnet_load.verdict import Verdict
+from alexnet_load.sweep import CurvePoint
+from alexnet_load.terminal_report import comparison_table, report_tuning, run_table, sweep_table
+from alexnet_load.tune import Setting, Tuned
 
-VERDICT = Verdict("compute", "The instances worked 96% of the time.", ("5.1 images in the mean execution",))
+BOTTLENECK = Bottleneck("compute", "The model instances were busy 96% of the time.", ("mean batch size: 5.1 images",))
 
 
-def shown(what, *, width=120, colours=False):
-    """As in a terminal; with the escape sequences if ``colours``."""
-    console = Console(width=width, force_terminal=colours, color_system="standard" if colours else None, markup=True)
+def shown(what, *, colours=False):
+    """Text of a terminal without repeated spaces; with escape sequences if ``colours``."""
+    console = Console(width=140, force_terminal=colours, color_system="standard" if colours else None, markup=True)
     with console.capture() as captured:
         console.print(what)
-    return captured.get()
+    return captured.get() if colours else re.sub(" +", " ", captured.get())
 
 
-def a_run(*, count=2000, example="no answer within 10 s", missing="nobody may ask", **plan):
-    planned = np.arange(count) / 100
-    took = 0.01 + 0.00001 * np.arange(count)
-    outcome = (np.arange(count) % 100 == 99).astype(np.int16)
-    found = Records(
-        planned,
-        planned + 0.0001,
-        planned + took,
-        np.full(count, 0.0001),
-        np.ones(count, np.int32),
-        outcome,
-        (OK, "deadline_exceeded"),
+@pytest.fixture
+def run(make_records, make_run):
+    planned_s, numbers = 0.01 * np.arange(2000), np.arange(2000)
+    records = make_records(
+        planned_s, sent_s=planned_s + 0.0001, took_s=0.01 + 0.00001 * numbers, outcome=numbers % 100 == 99
     )
-    client = ClientSide(wall_s=20.0, errors={"deadline_exceeded": example} if example else {})
-    asked = Plan(**{"arrivals": "constant:100", "duration_s": 20.0, **plan})
-    return Run(asked, found, client, None, missing, "here", "2026-01-02T03:04:05+00:00", "1")
+    client = ClientStatistics(wall_s=20.0, errors={"deadline_exceeded": "no answer within 10 s"})
+    return replace(make_run(records, client=client), server_missing="no permission")
 
 
 def table_of(run, *, warnings=(), **options):
-    return shown(run_table(run, summarize(run), VERDICT, warnings=warnings), **options)
+    return shown(run_table(run, summarize(run), BOTTLENECK, warnings=warnings), **options)
 
 
-def test_latencies_stand_side_by_side_and_a_percentile_without_enough_requests_has_no_line():
-    run = a_run()
+def test_latencies_are_shown_side_by_side_without_unreliable_percentiles(run):
     summary, text = summarize(run), table_of(run)
-    response, service, lag = (percentiles(each) for each in (summary.response, summary.service, summary.lag))
+    columns = [percentiles(each) for each in (summary.response, summary.service, summary.lag)]
     for name in ("p50", "p99", "max"):
-        row = re.search(rf"│ {re.escape(name)} +│ *([\d.]+) *│ *([\d.]+) *│ *([\d.]+) *│", text)
-        assert row.groups() == (f"{response[name]:.2f}", f"{service[name]:.2f}", f"{lag[name]:.2f}")
+        assert f"│ {name} │ {' │ '.join(f'{each[name]:.2f}' for each in columns)} │" in text
     assert "p99.9 " not in text
 
 
-def test_rates_errors_verdict_and_facts_are_said():
-    run = a_run()
+def test_rates_errors_bottleneck_and_facts_are_shown(run):
     summary, text = summarize(run), table_of(run)
-    assert (
+    rates = (
         f"{summary.ok_rate:.1f} of {summary.planned_rate:.1f} requests/s answered, {summary.image_rate:.1f} images/s"
-        in text
     )
-    assert f"{summary.errors['deadline_exceeded']} timed out, such as: no answer within 10 s" in text
-    assert "compute: The instances worked 96% of the time." in text
-    assert "5.1 images in the mean execution" in text
-    assert "The server's side is missing: nobody may ask" in text
+    assert rates in text
+    assert "20 requests failed: deadline exceeded (example: no answer within 10 s)" in text
+    assert "Bottleneck: compute. The model instances were busy 96% of the time." in text
+    assert "mean batch size: 5.1 images" in text
+    assert "No server statistics: no permission" in text
+    assert "20 requests failed: deadline exceeded\n" in table_of(replace(run, client=None)), "without an example"
 
 
-def test_an_error_without_an_example_is_counted_all_the_same():
-    run = a_run(example="")
-    assert f"{summarize(run).errors['deadline_exceeded']} timed out\n" in re.sub(" +\n", "\n", table_of(run))
+def test_warnings_are_shown_first_in_red(run):
+    lines = table_of(run, warnings=["The run was interrupted."], colours=True).splitlines()
+    assert lines[0] == "\x1b[1;31mThe run was interrupted.\x1b[0m"
 
 
-def test_warnings_come_first_and_in_red():
-    lines = table_of(a_run(), warnings=["The sender was the limit."], colours=True).splitlines()
-    assert lines[0] == "\x1b[1;31mThe sender was the limit.\x1b[0m"
+@pytest.mark.parametrize(("arrivals", "title"), [("constant:100", "open loop"), ("closed:4", "closed loop")])
+def test_the_title_contains_the_kind_of_loop(run, arrivals, title):
+    assert f"alexnet: {title}, {arrivals}" in table_of(replace(run, plan=replace(run.plan, arrivals=arrivals)))
 
 
-def test_a_loop_is_called_what_it_is():
-    assert "alexnet: open loop, constant:100" in table_of(a_run())
-    assert "alexnet: closed loop, closed:4" in table_of(a_run(arrivals="closed:4"))
-
-
-def test_texts_from_outside_are_neither_markup_nor_commands_to_the_terminal():
+def test_texts_of_servers_are_neither_markup_nor_escape_sequences(run):
     odd = "[red]x[/red] [/] \x1b[2J\x1b]0;title\x07 y"
-    text = table_of(a_run(example=odd, missing=odd, model=odd))
+    client = replace(run.client, errors={"deadline_exceeded": odd})
+    text = table_of(replace(run, client=client, server_missing=odd, plan=replace(run.plan, model=odd)))
     assert text.count("[red]x[/red] [/]") == 3
     assert "\x1b" not in text
     assert "\x07" not in text
 
 
-def test_without_any_request_the_table_is_empty():
-    text = table_of(a_run(count=0))
+def test_a_run_without_requests_has_an_empty_table(run, make_records):
+    text = table_of(replace(run, records=make_records([])))
     assert "0.0 of 0.0 requests/s answered" in text
     assert "p50" not in text
 
 
-@pytest.fixture
-def comparison():
+def test_a_comparison_shows_both_runs_their_ratio_and_its_interval():
     rows = (
         Row("p99 response, ms", 20.0, 30.0, 1.5, 1.2, 1.7, "regression"),
-        Row("images a second", 100.0, 130.0, 1.3, 1.25, 1.35, "improvement"),
+        Row("images/s", 100.0, 130.0, 1.3, 1.25, 1.35, "improvement"),
         Row("p50 response, ms", 10.0, 10.1, 1.01, 0.99, 1.02, "no difference"),
         Row("p50 service, ms", math.nan, 10.0, math.nan, math.nan, math.nan, "undecided"),
     )
-    return Comparison(rows, ("arrivals: constant:1 and [b]constant:2",), 0.05, 0.01, 0.95)
-
-
-def test_a_comparison_shows_both_runs_their_ratio_and_its_interval(comparison):
-    text = re.sub(" +", " ", shown(comparison_table(comparison)))
+    table = comparison_table(Comparison(rows, ("arrivals: constant:1 and [b]constant:2",), 0.05, 0.01))
+    text, coloured = shown(table), shown(table, colours=True)
     assert "95% interval" in text
     assert "│ p99 response, ms │ 20 │ 30 │ 1.500 │ 1.200 - 1.700 │ regression │" in text
-    assert "The runs differ in arrivals: constant:1 and [b]constant:2" in text
-
-
-def test_what_could_not_be_compared_is_left_blank(comparison):
-    text = re.sub(" +", " ", shown(comparison_table(comparison)))
     assert "│ p50 service, ms │ │ 10 │ │ │ undecided │" in text
+    assert "The runs differ in arrivals: constant:1 and [b]constant:2" in text
+    for colour, result in ((31, "regression"), (32, "improvement"), (33, "undecided")):
+        assert f"\x1b[{colour}m{result}" in coloured
 
 
-def test_a_regression_is_red_and_an_improvement_green(comparison):
-    text = shown(comparison_table(comparison), colours=True)
-    assert "\x1b[31mregression" in text
-    assert "\x1b[32mimprovement" in text
-    assert "\x1b[33mundecided" in text
-
-
-def test_a_sweep_marks_its_knee_and_what_is_later_than_the_objective():
+def test_a_sweep_shows_its_knee_and_slo_violations():
     points = [CurvePoint(50, 60.0, 12.0, 20.0, 0.0), CurvePoint(100, 110.0, 15.0, 90.0, 0.015)]
     points.append(CurvePoint(200, 0.0, math.inf, math.inf, 1.0))
-    table = curve_table(points, objective_ms=50.0, knee=0)
-    text = re.sub(" +", " ", shown(table))
+    table = sweep_table(points, slo_ms=50.0, knee=0)
+    text, coloured = shown(table), shown(table, colours=True)
     assert "│ 50 │ 60.0 │ 12.0 │ 20.0 │ 0.00% │ knee │" in text
     assert "│ 100 │ 110.0 │ 15.0 │ 90.0 │ 1.50% │ │" in text
-    assert "│ 200 │ 0.0 │ │ │ 100.00% │ │" in text, "there is no latency where nothing was answered"
-    coloured = shown(table, colours=True)
+    assert "│ 200 │ 0.0 │ │ │ 100.00% │ │" in text, "there is no latency without answers"
     assert "\x1b[31m90.0" in coloured
     assert "\x1b[31m20.0" not in coloured
-    assert "\x1b[31m" not in shown(curve_table(points, objective_ms=None, knee=None), colours=True)
+    assert "\x1b[31m" not in shown(sweep_table(points, slo_ms=None, knee=None), colours=True)
 
 
-def test_tables_need_nothing_that_draws():
-    """Matplotlib takes a second to import, and a terminal has no use for it."""
-    code = "import sys, alexnet_load.table; sys.exit('matplotlib' in sys.modules)"
+def test_tuning_is_reported_with_valid_json(capsys, tmp_path):
+    default, best = Setting(1, 0, 0, 0), Setting(2, 1, 0, 8)
+    tuned = Tuned(best, default, math.inf, 1.2, math.inf, ((best, 50.0), (default, 0.0)))
+    report_tuning(tuned, Slo(99, 50), tmp_path / "tuned.pbtxt", quiet=False)
+    *lines, last = capsys.readouterr().out.splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert "instances 2, threads 1, preferred batch 8 │ 50" in text
+    assert "Serve it with --config-name tuned" in text
+    found = json.loads(last)
+    assert (found["speedup"], found["best"]["instances"], found["tried"][1][1]) == (None, 2, 0.0)
+
+
+def test_the_tables_do_not_import_matplotlib():
+    code = "import sys, alexnet_load.cli; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
