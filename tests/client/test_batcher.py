@@ -70,7 +70,8 @@ async def closed_server(server):
 
 def create(server, *, limit=4, **options):
     options = BatchOptions(**{"max_batch": 4, "max_delay_s": 0.005, **options})
-    return Batcher(server.send, options=options, concurrency_limit=lambda: limit, on_event=lambda event: None)
+    current = limit if callable(limit) else lambda: limit
+    return Batcher(server.send, options=options, concurrency_limit=current, on_event=lambda event: None)
 
 
 def submit(batcher, number, seconds=60.0, **how):
@@ -78,7 +79,11 @@ def submit(batcher, number, seconds=60.0, **how):
 
 
 async def submit_all(batcher, numbers):
-    return await asyncio.gather(*(submit(batcher, each) for each in numbers), return_exceptions=True)
+    return await results_of([submit(batcher, each) for each in numbers])
+
+
+async def results_of(tasks):
+    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def sent(server, *sizes):
@@ -86,7 +91,22 @@ async def sent(server, *sizes):
 
 
 def numbers(results):
-    return [result.logits[0, 0] for result in results]
+    """The numbers of the calls that have a result."""
+    return [each.logits[0, 0] for each in results if isinstance(each, BatchResult)]
+
+
+def places(results, kind):
+    return [place for place, each in enumerate(results) if isinstance(each, kind)]
+
+
+async def fill(server, **options):
+    """A batcher with one call in flight and one that fills its queue: (batcher, calls)."""
+    batcher = create(server, limit=1, max_batch=1, max_queue_images=1, **options)
+    calls = [submit(batcher, 0)]
+    await sent(server, 1)
+    calls.append(submit(batcher, 1))
+    await until(lambda: batcher.queued == 1, "the queue is full")
+    return batcher, calls
 
 
 async def test_simultaneous_calls_share_batches_and_get_their_own_rows(server):
@@ -94,19 +114,18 @@ async def test_simultaneous_calls_share_batches_and_get_their_own_rows(server):
     assert server.sizes == [4, 4, 2]
 
 
-async def test_a_single_call_is_sent_without_delay(server):
-    await submit(create(server, max_delay_s=3600), 1)
-    assert server.sizes == [1]
-
-
-async def test_an_incomplete_batch_is_sent_after_the_delay(closed_server):
-    batcher = create(closed_server, max_delay_s=0.02)
-    first = submit(batcher, 1)
+async def test_an_incomplete_batch_waits_for_the_delay_while_a_request_is_in_flight(closed_server):
+    batcher = create(closed_server, max_delay_s=0.2)
+    batcher._latency_s = 1.0  # the delay is at most a quarter of the latency
+    tasks = [submit(batcher, 1)]
     await sent(closed_server, 1)
-    second = submit(batcher, 2)
+    tasks.append(submit(batcher, 2))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert batcher.queued == 1
     await sent(closed_server, 1, 1)
     closed_server.open.set()
-    assert numbers([await first, await second]) == [1, 2]
+    assert numbers(await results_of(tasks)) == [1, 2]
 
 
 async def test_the_concurrency_limit_bounds_batches_in_flight_and_waiting_calls_fill_the_next_batches(closed_server):
@@ -123,51 +142,36 @@ async def test_the_concurrency_limit_bounds_batches_in_flight_and_waiting_calls_
 
 async def test_queued_calls_are_sent_when_the_concurrency_limit_grows(closed_server):
     limit = [1]
-    batcher = Batcher(
-        closed_server.send, options=BatchOptions(), concurrency_limit=lambda: limit[0], on_event=lambda event: None
-    )
-    tasks = [submit(batcher, 1)]
-    await sent(closed_server, 1)
-    tasks.append(submit(batcher, 2))
-    await until(lambda: batcher.queued == 1, "the second call is queued")
+    batcher = create(closed_server, limit=lambda: limit[0])
+    tasks = [submit(batcher, number) for number in range(5)]
+    await sent(closed_server, 4)
     limit[0] = 2
     batcher.wake()
-    await sent(closed_server, 1, 1)
+    await sent(closed_server, 4, 1)
     closed_server.open.set()
-    assert numbers(await asyncio.gather(*tasks)) == [1, 2]
+    assert numbers(await results_of(tasks)) == [0, 1, 2, 3, 4]
 
 
 async def test_the_images_of_a_call_stay_together(server):
     batcher = create(server)
     parts = [np.array([[1], [2], [3]]), np.array([[4], [5]])]
     one, two = await asyncio.gather(*(batcher.submit(part, Deadline.after(60)) for part in parts))
-    assert one.logits.ravel().tolist() == [1, 2, 3]
-    assert two.logits.ravel().tolist() == [4, 5]
+    assert (one.logits.ravel().tolist(), two.logits.ravel().tolist()) == ([1, 2, 3], [4, 5])
     assert server.sizes == [3, 2]
 
 
-async def test_cancelling_a_call_does_not_affect_the_others_of_its_batch(closed_server):
-    batcher = create(closed_server)
-    tasks = [submit(batcher, number) for number in range(4)]
-    await sent(closed_server, 4)
-    tasks[1].cancel()
-    await asyncio.sleep(0)
-    closed_server.open.set()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(results.pop(1), asyncio.CancelledError)
-    assert numbers(results) == [0, 2, 3]
-    assert closed_server.cancelled == 0
-
-
-async def test_a_call_cancelled_in_the_queue_is_not_sent_and_releases_its_place(closed_server):
+async def test_cancelled_calls_leave_the_queue_and_do_not_affect_the_others_of_their_batch(closed_server):
     batcher = create(closed_server, limit=1)
     tasks = [submit(batcher, number) for number in range(6)]
     await sent(closed_server, 4)
-    tasks[4].cancel()
+    for task in (tasks[1], tasks[4]):
+        task.cancel()
     await until(lambda: batcher.queued == 1, "the call leaves the queue")
     closed_server.open.set()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert closed_server.sizes == [4, 1]
+    results = await results_of(tasks)
+    assert places(results, asyncio.CancelledError) == [1, 4]
+    assert numbers(results) == [0, 2, 3, 5]
+    assert (closed_server.sizes, closed_server.cancelled) == ([4, 1], 0)
 
 
 async def test_a_batch_is_cancelled_when_all_its_calls_are(closed_server):
@@ -176,7 +180,7 @@ async def test_a_batch_is_cancelled_when_all_its_calls_are(closed_server):
     await sent(closed_server, 3)
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await results_of(tasks)
     await until(lambda: batcher.in_flight == 0, "the batch ends")
     assert closed_server.cancelled == 1
 
@@ -191,21 +195,14 @@ async def test_each_call_of_a_failed_batch_gets_its_own_exception(server, error)
     assert server.sizes == [4], "only invalid images cause a second request"
 
 
-async def test_only_the_call_with_an_invalid_image_fails(server):
-    server.bad = {2}
-    results = await submit_all(create(server), range(4))
-    assert isinstance(results.pop(2), BadInput)
-    assert numbers(results) == [0, 1, 3]
-    assert server.sizes == [4, 2, 2, 1, 1], "the batch is split in halves, not in single images"
-
-
-async def test_the_halves_of_a_rejected_batch_do_not_exceed_the_concurrency_limit(server):
+async def test_a_batch_with_invalid_images_is_split_in_halves_until_only_their_calls_fail(server):
     server.bad = {5, 9}
     batcher = create(server, limit=1, max_batch=16)
     results = await submit_all(batcher, range(16))
-    assert [number for number, each in enumerate(results) if isinstance(each, BadInput)] == [5, 9]
-    assert numbers(each for each in results if not isinstance(each, BadInput)) == [*range(5), 6, 7, 8, *range(10, 16)]
-    assert (server.max_in_flight, batcher.in_flight) == (1, 0)
+    assert places(results, BadInput) == [5, 9]
+    assert numbers(results) == [*range(5), 6, 7, 8, *range(10, 16)]
+    assert server.sizes == [16, 8, 4, 4, 2, 1, 1, 2, 8, 4, 2, 1, 1, 2, 4]
+    assert (server.max_in_flight, batcher.in_flight) == (1, 0), "the concurrency limit applies to the halves"
 
 
 async def test_the_halves_of_a_rejected_batch_do_not_contain_cancelled_calls(closed_server):
@@ -217,15 +214,14 @@ async def test_the_halves_of_a_rejected_batch_do_not_contain_cancelled_calls(clo
         task.cancel()
     await asyncio.sleep(0)
     closed_server.open.set()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
+    results = await results_of(tasks)
     assert [type(each) for each in results] == [BadInput, BatchResult, asyncio.CancelledError, asyncio.CancelledError]
     assert closed_server.sizes == [4, 2, 1, 1]
 
 
 async def test_the_rows_are_counted_before_any_call_gets_its_result(server):
     server.lose = 1
-    errors = await submit_all(create(server), range(4))
-    assert [type(each) for each in errors] == [ServerFault] * 4
+    assert places(await submit_all(create(server), range(4)), ServerFault) == [0, 1, 2, 3]
 
 
 async def test_an_internal_error_of_the_client_is_raised_by_every_call(server, caplog):
@@ -234,64 +230,36 @@ async def test_an_internal_error_of_the_client_is_raised_by_every_call(server, c
     assert all("internal error of the client: ZeroDivisionError" in str(each) for each in errors)
 
 
-async def test_without_waiting_a_full_queue_raises_queue_full(closed_server):
-    batcher = create(closed_server, limit=1, max_batch=1, max_queue_images=2, wait_when_full=False)
-    tasks = [submit(batcher, 0)]
-    await sent(closed_server, 1)
-    tasks += [submit(batcher, number) for number in (1, 2)]
-    await until(lambda: batcher.queued == 2, "the queue is full")
-    with pytest.raises(QueueFull, match="client queue is full: 2 of 2 images"):
-        await submit(batcher, 3)
+async def test_without_waiting_a_full_queue_rejects_new_calls_but_no_further_part_of_an_accepted_one(closed_server):
+    batcher, calls = await fill(closed_server, wait_when_full=False)
+    calls += [submit(batcher, number, more=True) for number in (2, 3)]
+    with pytest.raises(QueueFull, match="client queue is full: 1 of 1 images"):
+        await submit(batcher, 4)
     closed_server.open.set()
-    assert numbers(await asyncio.gather(*tasks)) == [0, 1, 2]
+    assert numbers(await results_of(calls)) == [0, 1, 2, 3]
 
 
-async def test_a_further_part_of_an_accepted_call_waits_for_a_full_queue(closed_server):
-    batcher = create(closed_server, limit=1, max_batch=1, max_queue_images=1, wait_when_full=False)
-    tasks = [submit(batcher, 0)]
-    await sent(closed_server, 1)
-    tasks += [submit(batcher, number, more=number > 1) for number in range(1, 4)]
-    await until(lambda: batcher.queued == 1, "the queue is full")
+async def test_calls_wait_for_a_full_queue_until_their_deadline_and_are_accepted_in_order(closed_server):
+    batcher, calls = await fill(closed_server)
+    with pytest.raises(DeadlineExceeded, match=r"deadline of 0\.02 s passed while waiting for a place in the queue"):
+        await submit(batcher, 99, seconds=0.02)
+    calls += [submit(batcher, number) for number in range(2, 20)]
     closed_server.open.set()
-    assert numbers(await asyncio.gather(*tasks)) == [0, 1, 2, 3]
+    assert numbers(await results_of(calls)) == list(range(20))
+    assert closed_server.sizes == [1] * 20
 
 
-async def test_calls_that_wait_for_a_full_queue_are_accepted_in_order(server):
-    batcher = create(server, limit=1, max_batch=1, max_queue_images=1)
-    assert numbers(await submit_all(batcher, range(20))) == list(range(20))
-    assert server.sizes == [1] * 20
-
-
-async def test_a_call_larger_than_the_queue_is_accepted_if_the_queue_is_empty(server):
-    large = np.arange(3).reshape(3, 1)
-    result = await create(server, max_queue_bytes=8).submit(large, Deadline.after(60))
-    assert result.logits.ravel().tolist() == [0, 1, 2]
-
-
-async def test_the_queue_is_also_limited_in_bytes_and_counts_the_contents_of_files(closed_server):
-    closed_server.send = lambda parts, deadline: closed_server.open.wait()
-    batcher = create(closed_server, limit=1, max_batch=1, max_queue_bytes=1500, wait_when_full=False)
-    file, deadline = np.array([[b"x" * 1000]], object), Deadline.after(60)
-    tasks = [asyncio.create_task(batcher.submit(file, deadline))]
-    await until(lambda: batcher.in_flight == 1, "the first file is sent")
-    tasks.append(asyncio.create_task(batcher.submit(file, deadline)))
-    await until(lambda: batcher.queued == 1, "the second file is queued")
-    with pytest.raises(QueueFull, match="1,000 of 1,500 bytes"):
-        await batcher.submit(file, deadline)
-    await batcher.close()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def test_the_deadline_ends_the_wait_for_a_full_queue(closed_server):
-    batcher = create(closed_server, limit=1, max_batch=1, max_queue_images=1)
-    tasks = [submit(batcher, 0)]
-    await sent(closed_server, 1)
-    tasks.append(submit(batcher, 1))
-    await until(lambda: batcher.queued == 1, "the queue is full")
-    with pytest.raises(DeadlineExceeded, match="waiting for a place in the queue"):
-        await submit(batcher, 2, seconds=0.02)
+async def test_the_queue_is_also_limited_in_bytes_and_accepts_a_call_of_any_size_if_it_is_empty(closed_server):
+    batcher = create(closed_server, limit=1, max_batch=1, max_queue_bytes=900, wait_when_full=False)
+    file = np.array([[b"7".rjust(1000)]], object)
+    calls = []
+    for in_flight_and_queued in ((1, 0), (1, 1)):
+        calls.append(asyncio.create_task(batcher.submit(file, Deadline.after(60))))
+        await until(lambda: (batcher.in_flight, batcher.queued) == in_flight_and_queued, "accepted")  # noqa: B023
+    with pytest.raises(QueueFull, match="1,000 of 900 bytes"):
+        await batcher.submit(file, Deadline.after(60))
     closed_server.open.set()
-    assert numbers(await asyncio.gather(*tasks)) == [0, 1]
+    assert numbers(await results_of(calls)) == [7, 7]
 
 
 async def test_the_deadline_ends_a_call_without_a_response(closed_server):
@@ -305,18 +273,14 @@ async def test_a_batch_has_the_latest_deadline_of_its_calls(server):
     assert server.deadlines == [3.0]
 
 
-@pytest.mark.parametrize("max_queue_images", [4096, 1])
+@pytest.mark.parametrize("max_queue_images", [4096, 1], ids=["queued", "waiting for the queue"])
 async def test_closing_fails_all_calls(closed_server, max_queue_images):
-    """In flight, in the queue, and waiting for a full queue."""
     batcher = create(closed_server, limit=1, max_queue_images=max_queue_images)
     tasks = [submit(batcher, number) for number in range(6)]
     await until(lambda: closed_server.sizes, "the first batch is sent")
     await batcher.close()
-    errors = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(each) for each in errors] == [Closed] * 6
+    assert places(await results_of([*tasks, submit(batcher, 9)]), Closed) == [0, 1, 2, 3, 4, 5, 6]
     assert batcher.queued == 0
-    with pytest.raises(Closed):
-        await submit(batcher, 9)
 
 
 async def test_closing_while_halves_are_sent_fails_all_calls(closed_server):
@@ -328,8 +292,7 @@ async def test_closing_while_halves_are_sent_fails_all_calls(closed_server):
     closed_server.open.clear()  # the first request continues, the next one waits
     await sent(closed_server, 4, 2)
     await batcher.close()
-    errors = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(each) for each in errors] == [Closed] * 4
+    assert places(await results_of(tasks), Closed) == [0, 1, 2, 3]
 
 
 async def test_two_thousand_calls_of_which_half_are_cancelled_leave_nothing_behind(server):
@@ -339,9 +302,8 @@ async def test_two_thousand_calls_of_which_half_are_cancelled_leave_nothing_behi
     await asyncio.sleep(0)
     for task in tasks[::2]:
         task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(each, asyncio.CancelledError) for each in results[::2])
-    assert numbers(results[1::2]) == list(range(1, 2000, 2))
+    results = await results_of(tasks)
+    assert places(results, asyncio.CancelledError) == list(range(0, 2000, 2))
+    assert numbers(results) == list(range(1, 2000, 2))
     await until(lambda: batcher.in_flight == 0, "the last batch ends")
-    assert batcher.queued == 0
-    assert len(asyncio.all_tasks()) == before
+    assert (batcher.queued, len(asyncio.all_tasks())) == (0, before)

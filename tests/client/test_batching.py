@@ -31,13 +31,7 @@ def calls(*images: int, since: float = NOW, deadline: float = NOW + 10) -> list[
         pytest.param(calls(1, since=NOW - 0.010), 1, 2, Send(1), id="the oldest call has waited for the delay"),
         pytest.param(calls(1, deadline=NOW + 0.05), 1, 2, Send(1), id="the deadline leaves only the time of a request"),
         pytest.param(calls(1, deadline=NOW + 0.055), 1, 2, Sleep(NOW + 0.005), id="it wakes up in time for a deadline"),
-        pytest.param(
-            [*calls(1), *calls(1, deadline=NOW + 0.01)],
-            1,
-            2,
-            Send(2),
-            id="the deadline of any call in the batch counts",
-        ),
+        pytest.param([*calls(1), *calls(1, deadline=NOW + 0.01)], 1, 2, Send(2), id="the deadline of any call counts"),
     ],
 )
 def test_a_batch_is_sent_when(queue, in_flight, limit, expected):
@@ -61,18 +55,12 @@ def test_only_as_many_calls_are_read_as_fit_in_a_batch():
     assert sum(1 for _ in queue) == 996
 
 
+AT_LEAST_ONE = ("max_batch", "max_queue_images", "max_queue_bytes", "min_in_flight", "max_in_flight")
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"max_batch": 0},
-        {"max_delay_s": -1},
-        {"max_delay_s": math.inf},
-        {"max_queue_images": 0},
-        {"max_queue_bytes": 0},
-        {"min_in_flight": 0},
-        {"max_in_flight": 1, "min_in_flight": 2},
-    ],
+    ("name", "value"), [*((name, 0) for name in AT_LEAST_ONE), ("max_delay_s", -1), ("max_delay_s", math.inf)]
 )
-def test_invalid_options_are_rejected_by_name(options):
-    with pytest.raises(BadInput, match=next(iter(options))):
-        BatchOptions(**options)
+def test_invalid_options_are_rejected_by_name(name, value):
+    with pytest.raises(BadInput, match=name):
+        BatchOptions(**{name: value})

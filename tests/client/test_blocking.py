@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import signal
 import subprocess
 import sys
@@ -42,12 +43,9 @@ def test_the_results_are_those_of_the_asynchronous_client(client, image):
     assert client.ready()
 
 
-@pytest.mark.parametrize("name", ["classify", "infer", "labels", "ready", "classify_many"])
-def test_each_method_has_the_parameters_of_the_asynchronous_one(name):
-    ours, theirs = (inspect.signature(getattr(each, name)).parameters for each in (BlockingClient, Client))
-    assert [(each.name, each.default) for each in ours.values()] == [
-        (each.name, each.default) for each in theirs.values()
-    ]
+def test_classify_many_has_the_parameters_of_the_asynchronous_one():
+    ours, theirs = (inspect.signature(each.classify_many).parameters.values() for each in (BlockingClient, Client))
+    assert [(each.name, each.default) for each in ours] == [(each.name, each.default) for each in theirs]
 
 
 def test_images_of_several_threads_share_requests(server, client, image):
@@ -62,9 +60,7 @@ def test_images_of_several_threads_share_requests(server, client, image):
 
     with ThreadPoolExecutor(THREADS) as pool:
         assert list(pool.map(classify, range(THREADS))) == [number % 3 for number in range(THREADS)]
-    sizes = [request.images for request in server.requests if not request.requests_labels]
-    assert sum(sizes) == THREADS
-    assert len(sizes) < THREADS
+    assert sum(not each.requests_labels for each in server.requests) < THREADS
 
 
 def test_a_stream_has_the_order_of_the_images_and_reads_at_most_window_images_ahead(client, image):
@@ -95,10 +91,8 @@ def test_an_error_in_a_stream_is_raised_or_yielded_in_its_place(client, image):
 
 
 def test_closing_a_stream_early_cancels_its_requests(server, image):
-    def hang_after_the_first(received) -> Step:
-        return Step(hang=not received.requests_labels and sum(not each.requests_labels for each in server.requests) > 1)
-
-    server.choose = hang_after_the_first
+    images_sent = itertools.count()
+    server.choose = lambda received: Step(hang=not received.requests_labels and next(images_sent) > 0)
     with BlockingClient(server.target, batching=BatchOptions(max_batch=1)) as client:
         results = client.classify_many(image(number) for number in range(9))
         assert next(results).label == "cat"
@@ -164,7 +158,4 @@ def test_its_thread_ends_with_it_and_after_invalid_arguments(server):
 
 def test_a_program_that_does_not_close_it_ends(server):
     program = f"import alexnet_client; assert alexnet_client.BlockingClient({server.target!r}).ready()"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)

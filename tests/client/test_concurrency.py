@@ -5,17 +5,17 @@ from __future__ import annotations
 from alexnet_client.concurrency import ConcurrencyLimit, ConcurrencyRange
 
 
-def respond(limit, latency_s, count, *, images=32, in_flight=None, start_s=0.0, step_s=1.0):
+def respond(limit, latency_s, count, *, in_flight=None, start_s=0.0, step_s=1.0):
     for step in range(count):
         now_s = start_s + step * step_s
-        limit.succeeded(latency_s, images=images, in_flight=in_flight or limit.value, now_s=now_s)
+        limit.succeeded(latency_s, images=32, in_flight=in_flight or limit.value, now_s=now_s)
 
 
 def test_it_stays_low_if_the_server_processes_one_request_at_a_time():
     limit = ConcurrencyLimit()
-    limit.succeeded(0.05, images=32, in_flight=1, now_s=0)
+    respond(limit, 0.05, 1, in_flight=1)
     for step in range(500):
-        limit.succeeded(0.05 * limit.value, images=32, in_flight=limit.value, now_s=0.05 * step)
+        respond(limit, 0.05 * limit.value, 1, start_s=0.05 * step)
     assert 2 <= limit.value <= 4
 
 
@@ -59,5 +59,5 @@ def test_it_recovers_if_the_server_becomes_permanently_slower():
 def test_equal_bounds_fix_it():
     limit = ConcurrencyLimit(ConcurrencyRange(minimum=64, maximum=64))
     limit.overloaded(now_s=0.0)
-    limit.succeeded(9.0, images=1, in_flight=64, now_s=1.0)
+    respond(limit, 9.0, 1, start_s=1.0)
     assert limit.value == 64

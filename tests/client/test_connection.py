@@ -18,18 +18,18 @@ from alexnet_client.transport import Transport
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory):
-    authority = Authority(tmp_path_factory.mktemp("tls") / "ours", "ours")
-    authority.sign("server", "triton.test")
-    authority.sign("client", "client.test")
-    return authority
+def authorities(tmp_path_factory):
+    """Two authorities: that of the server, and another one with a client certificate of the same name."""
+    both = [Authority(tmp_path_factory.mktemp("tls") / name, name) for name in ("ours", "foreign")]
+    both[0].sign("server", "triton.test")
+    for each in both:
+        each.sign("client", "client.test")
+    return both
 
 
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory):
-    authority = Authority(tmp_path_factory.mktemp("tls") / "foreign", "foreign")
-    authority.sign("client", "client.test")
-    return authority
+def tls(authority, client=None):
+    files = {"key": client.file("client.key"), "certificate": client.file("client.crt")} if client else {}
+    return Connection(tls=Tls(roots=authority.file("ca.crt"), server_name="triton.test", **files))
 
 
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -66,10 +66,8 @@ async def ready(target, connection):
         await transport.close()
 
 
-async def test_only_a_server_with_a_trusted_certificate_is_used(ours, foreign):
-    def tls(authority):
-        return Connection(tls=Tls(roots=authority.file("ca.crt"), server_name="triton.test"))
-
+async def test_only_a_server_with_a_trusted_certificate_is_used(authorities):
+    ours, foreign = authorities
     async with serving(ours) as (servicer, target):
         for connection in (tls(foreign), Connection()):
             with pytest.raises(Unavailable):
@@ -78,16 +76,13 @@ async def test_only_a_server_with_a_trusted_certificate_is_used(ours, foreign):
         assert await ready(target, tls(ours))
 
 
-async def test_mutual_tls_requires_a_client_certificate_of_the_right_authority(ours, foreign):
-    def tls(of):
-        files = {"key": of.file("client.key"), "certificate": of.file("client.crt")} if of else {}
-        return Connection(tls=Tls(roots=ours.file("ca.crt"), server_name="triton.test", **files))
-
+async def test_mutual_tls_requires_a_client_certificate_of_the_right_authority(authorities):
+    ours, foreign = authorities
     async with serving(ours, mutual=True) as (_, target):
-        assert await ready(target, tls(ours))
-        for other in (None, foreign):
+        assert await ready(target, tls(ours, client=ours))
+        for client in (None, foreign):
             with pytest.raises(Unavailable):
-                await ready(target, tls(other))
+                await ready(target, tls(ours, client=client))
 
 
 async def test_metadata_is_sent_with_every_call_and_not_printed():
