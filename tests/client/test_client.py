@@ -102,8 +102,11 @@ async def test_each_call_has_its_own_deadline_while_another_fetches_the_signatur
     await asyncio.gather(first, return_exceptions=True)
 
 
-async def test_ready_includes_an_inference(server, client):
+async def test_ready_includes_the_health_check_and_an_inference(server, client):
     assert await client.ready()
+    server.ready = False
+    assert not await client.ready()
+    server.ready = True
     server.fail = (grpc.StatusCode.INTERNAL, "Stub process is not healthy")
     with pytest.raises(ServerFault, match="Stub process is not healthy"):
         await client.ready()

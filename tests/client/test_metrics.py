@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import importlib.metadata
 import random
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -98,11 +98,10 @@ def test_every_outcome_and_reason_starts_at_zero(shown):
     _, read = shown
     assert len(ERRORS) == 9
     for outcome in ("ok", "cancelled", *map(outcome_of, ERRORS)):
-        assert read("calls_total", outcome=outcome) == 0, outcome
-        assert read("images_total", outcome=outcome) == 0, outcome
+        assert read("calls_total", outcome=outcome) == read("images_total", outcome=outcome) == 0, outcome
     for reason in filter(None, map(retry_reason, ERRORS)):
-        assert read("retries_total", reason=reason) == 0, reason
-        assert read("retry_budget_exhausted_total", reason=reason) == 0, reason
+        for name in ("retries_total", "retry_budget_exhausted_total"):
+            assert read(name, reason=reason) == 0, reason
 
 
 async def test_calls_of_a_client_are_counted_with_their_phases_and_attempts(shown, server):
@@ -128,8 +127,7 @@ async def test_an_overloaded_call_is_counted_with_its_attempts_and_retries(shown
         server.fail = (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
         with pytest.raises(Overloaded):
             await client.infer(IMAGE)
-    assert read("calls_total", outcome="overloaded") == read("images_total", outcome="overloaded") == 1
-    assert read("calls_total", outcome="ok") == 0
+    assert read("calls_total", outcome="overloaded") == 1
     assert read("attempts_total", replica=server.target, outcome="overloaded") == 2
     assert read("retries_total", reason="overloaded") == 1
     assert read("retry_budget_exhausted_total", reason="overloaded") == 1
@@ -149,7 +147,6 @@ async def test_the_gauges_show_a_call_in_flight_and_the_counters_its_cancellatio
         with pytest.raises(asyncio.CancelledError):
             await call
     assert read("calls_total", outcome="cancelled") == 1
-    assert read("calls_total", outcome="ok") == 0
     assert read("batches_in_flight") == read("replicas") == 0
 
 
@@ -169,13 +166,6 @@ def test_the_gauges_are_the_sum_over_all_open_clients(shown):
     assert (read("replicas"), read("replicas_healthy")) == (2, 1)
 
 
-async def test_one_instance_counts_for_several_clients(shown, server):
-    metrics, read = shown
-    async with Client(server.target, listeners=[metrics]) as one, Client(server.target, listeners=[metrics]) as other:
-        await asyncio.gather(one.infer(IMAGE), other.infer(IMAGE))
-        assert read("calls_total", outcome="ok") == read("replicas") == 2
-
-
 def test_a_new_replica_removes_the_series_of_replicas_that_no_client_uses(shown):
     metrics, read = shown
     replicas = replica_set("old:1", "stays:1")
@@ -188,11 +178,10 @@ def test_a_new_replica_removes_the_series_of_replicas_that_no_client_uses(shown)
     metrics(Attempted("old:1", "cancelled"))
     assert read("attempts_total", replica="old:1", outcome="cancelled") == 1
     metrics(Attempted("new:1", "ok"))
-    for outcome in ("ok", "cancelled"):
-        assert read("attempts_total", replica="old:1", outcome=outcome) is None
+    assert read("attempts_total", replica="old:1", outcome="cancelled") is None
     assert read("ejections_total", replica="old:1") is None
-    for address in ("stays:1", "others:1", "new:1"):
-        assert read("attempts_total", replica=address, outcome="ok") == 1, address
+    for address, count in {"old:1": None, "stays:1": 1, "others:1": 1, "new:1": 1}.items():
+        assert read("attempts_total", replica=address, outcome="ok") == count, address
 
 
 def test_late_results_of_removed_replicas_do_not_accumulate_series():
@@ -230,12 +219,9 @@ def test_the_earliest_certificate_expiry_of_each_file_is_shown(shown, tmp_path):
         assert expiry_s == pytest.approx(time.time() + days * 86_400, abs=600)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_a_file_without_a_certificate_shows_no_expiry(content, tmp_path):
-    path = tmp_path / "roots.pem"
-    if content is not None:
-        path.write_bytes(content)
-    assert expiries(Tls(roots=path)) == {}
+def test_a_file_without_a_certificate_shows_no_expiry(tmp_path):
+    (tmp_path / "other.pem").write_bytes(b"no certificate")
+    assert expiries(Tls(roots=tmp_path / "missing.pem", certificate=tmp_path / "other.pem")) == {}
 
 
 def certificate(name, *, days):
@@ -248,19 +234,10 @@ def certificate(name, *, days):
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
-def test_a_second_instance_in_a_registry_is_rejected_and_the_first_still_counts():
+def test_a_second_instance_in_a_registry_is_rejected_and_registers_nothing():
     registry = CollectorRegistry()
-    first = ClientMetrics(registry)
-    with pytest.raises(BadInput, match="use one ClientMetrics for all clients"):
-        ClientMetrics(registry)
-    first(CallEnded("ok", 1, 0.1))
-    assert registry.get_sample_value("alexnet_client_calls_total", {"outcome": "ok"}) == 1
-
-
-def test_a_rejected_instance_registers_nothing():
-    registry = CollectorRegistry()
-    Counter("alexnet_client_hedges", "Of another program.", registry=registry)
-    with pytest.raises(BadInput, match="alexnet_client_hedges"):
+    Counter("alexnet_client_hedges", "Of another instance.", registry=registry)
+    with pytest.raises(BadInput, match=r"alexnet_client_hedges.*use one ClientMetrics for all clients"):
         ClientMetrics(registry)
     assert [each.name for each in registry.collect()] == ["alexnet_client_hedges"]
 
@@ -269,10 +246,8 @@ def test_the_metrics_are_served_over_http_until_the_server_is_closed():
     registry = CollectorRegistry()
     ClientMetrics(registry)(CallEnded("ok", 1, 0.1))
     with serve_metrics(0, registry=registry) as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-        connection.request("GET", "/metrics")
-        body = connection.getresponse().read().decode()
-        connection.close()
+        with urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=60) as response:
+            body = response.read().decode()
         with pytest.raises(BadInput, match=f"127.0.0.1:{server.port}: the port is in use; stop the other program"):
             serve_metrics(server.port, registry=registry)
     assert 'alexnet_client_calls_total{outcome="ok"} 1.0' in body.splitlines()

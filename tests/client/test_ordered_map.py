@@ -42,15 +42,6 @@ async def test_results_have_the_order_of_the_items_and_at_most_window_items_are_
     assert results == list(range(100))
 
 
-async def test_items_may_be_asynchronous():
-    async def items():
-        for number in range(5):
-            await asyncio.sleep(0)
-            yield number
-
-    assert [each async for each in map_in_order(double, items(), window=2)] == [0, 2, 4, 6, 8]
-
-
 async def test_an_error_is_raised_in_its_place_and_the_rest_is_cancelled(no_task_left):
     async def work(item):
         if item == 2:
@@ -63,12 +54,6 @@ async def test_an_error_is_raised_in_its_place_and_the_rest_is_cancelled(no_task
     assert [await anext(stream), await anext(stream)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         await anext(stream)
-
-
-async def test_a_stream_that_is_closed_early_leaves_no_task(no_task_left):
-    stream = map_in_order(double, range(100), window=8)
-    assert await anext(stream) == 0
-    await stream.aclose()
 
 
 @pytest.mark.parametrize("window", [1, 4])

@@ -6,7 +6,6 @@ import asyncio
 import os
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import grpc
@@ -26,6 +25,7 @@ from alexnet_client.shared_memory_regions import MAX_BYTES, SIZES, Region, Regio
 
 MIB = 2**20
 KEY = ("triton-grpc-protocol-admin", "key")
+RESTRICTED = (grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'x'")
 CANNOT_OPEN = (grpc.StatusCode.INTERNAL, "Unable to open shared memory region: '/x'")
 
 
@@ -41,26 +41,13 @@ def pool(tmp_path):
         pool.remove(each)
 
 
-@pytest.fixture
-def full_file_system(monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "posix_fallocate", fail)
-        yield patch
-
-
-def test_a_region_has_the_smallest_sufficient_size(pool):
-    assert [pool.lease(nbytes).size for nbytes in (1, MIB + 1)] == [SIZES[0], SIZES[1]]
+def test_a_region_is_a_file_of_the_smallest_sufficient_size_that_only_the_user_can_read(pool, tmp_path):
+    regions = [pool.lease(nbytes) for nbytes in (1, MIB + 1)]
+    assert [each.size for each in regions] == list(SIZES[:2])
+    assert {stat.S_IMODE(each.path.stat().st_mode) for each in regions} == {0o600}
+    assert {each.name for each in regions} == files(tmp_path)
+    assert all(name.startswith(f"alexnet-client-{os.getpid()}-") for name in files(tmp_path))
     assert 64 * 224 * 224 * 3 <= 10 * MIB in SIZES, "a full batch wastes little memory"
-
-
-def test_only_the_user_can_read_a_region_and_its_name_contains_the_process(pool, tmp_path):
-    region = pool.lease(1)
-    assert stat.S_IMODE(region.path.stat().st_mode) == 0o600
-    assert region.path.parent == tmp_path
-    assert region.name.startswith(f"alexnet-client-{os.getpid()}-")
 
 
 def test_arrays_are_written_one_after_the_other_in_row_major_order(pool):
@@ -78,23 +65,20 @@ def test_a_released_region_is_leased_again_smallest_first(pool):
     assert len(files(large.path.parent)) == 2
 
 
-def test_a_region_that_is_not_reusable_stays_in_quarantine_until_it_is_removed(pool):
-    region = pool.lease(1)
-    pool.release(region, reusable=False)
-    assert pool.lease(1) is not region
-    assert region.path.exists()
-    assert pool.quarantined == [region]
-    pool.remove(region)
-    assert not region.path.exists()
-
-
-def test_the_number_of_regions_is_limited_including_those_in_quarantine(pool):
-    for _ in range(3):
-        pool.release(pool.lease(1), reusable=False)
+def test_regions_in_quarantine_are_not_leased_but_count_against_the_limit_of_regions(pool):
+    regions = [pool.lease(1) for _ in range(3)]
+    for each in regions:
+        pool.release(each, reusable=False)
     assert pool.lease(1) is None
+    assert pool.quarantined == regions
+    pool.remove(regions[0])
+    assert not regions[0].path.exists()
+    assert pool.lease(1) not in regions
 
 
-def test_the_total_size_is_limited(pool):
+def test_the_size_of_a_region_and_the_total_size_are_limited(pool, tmp_path):
+    assert RegionPool(tmp_path).lease(SIZES[-1] + 1) is None
+    assert SIZES[-1] <= MAX_BYTES
     assert pool.lease(5 * MIB)
     assert pool.lease(5 * MIB) is None
     assert pool.lease(2 * MIB), "a smaller region still fits"
@@ -110,18 +94,6 @@ def test_free_regions_that_are_too_small_are_given_up(pool):
     assert pool.lease(2 * MIB).size == 2 * MIB
 
 
-def test_there_is_no_region_for_more_than_the_largest_size(tmp_path):
-    assert RegionPool(tmp_path).lease(SIZES[-1] + 1) is None
-    assert not files(tmp_path)
-    assert SIZES[-1] <= MAX_BYTES
-
-
-def test_a_full_file_system_raises_an_error_and_leaves_no_file(tmp_path, full_file_system):
-    with pytest.raises(OSError, match="No space left"):
-        Region.create(tmp_path, MIB)
-    assert not files(tmp_path)
-
-
 @pytest.fixture
 def dead_pid():
     """The number of a process that has ended."""
@@ -130,37 +102,19 @@ def dead_pid():
     return process.pid
 
 
-def test_regions_of_a_killed_client_are_removed(tmp_path):
-    code = (
-        "import os, pathlib, sys; from alexnet_client.shared_memory_regions import Region;"
-        "Region.create(pathlib.Path(sys.argv[1]), 4096); os.kill(os.getpid(), 9)"
-    )
-    assert subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=False).returncode == -9
-    assert len(files(tmp_path)) == 1
-    remove_stale_regions(tmp_path)
-    assert not files(tmp_path)
-
-
-def test_regions_of_running_processes_other_files_and_links_are_kept(tmp_path, dead_pid):
-    region = Region.create(tmp_path, 4096)
+def test_only_unlocked_regions_of_processes_that_do_not_run_are_removed(tmp_path, dead_pid):
+    running, locked = Region.create(tmp_path, 4096), Region.create(tmp_path, 4096)
+    locked.path = locked.path.rename(tmp_path / f"alexnet-client-{dead_pid}-{'0' * 16}")
     (tmp_path / f"alexnet-client-1-{'0' * 16}").touch()
     (tmp_path / "alexnet-client-notes").touch()
-    (tmp_path / f"alexnet-client-{dead_pid}-{'0' * 16}").symlink_to(tmp_path / "alexnet-client-notes")
+    (tmp_path / f"alexnet-client-{dead_pid}-{'1' * 16}").symlink_to(tmp_path / "alexnet-client-notes")
     before = files(tmp_path)
     remove_stale_regions(tmp_path)
-    assert len(files(tmp_path)) == 4
     assert files(tmp_path) == before
-    region.remove()
-
-
-def test_a_locked_region_is_kept_although_its_process_does_not_run(tmp_path, dead_pid):
-    region = Region.create(tmp_path, 4096)
-    path = region.path.rename(tmp_path / f"alexnet-client-{dead_pid}-{'0' * 16}")
+    locked.memory.close()
     remove_stale_regions(tmp_path)
-    assert path.exists()
-    region.memory.close()
-    remove_stale_regions(tmp_path)
-    assert not path.exists()
+    assert files(tmp_path) == before - {locked.name}
+    running.remove()
 
 
 def test_a_request_contains_the_name_of_the_region_and_no_tensor():
@@ -174,7 +128,6 @@ def test_a_request_contains_the_name_of_the_region_and_no_tensor():
     assert tensor.parameters["shared_memory_region"].string_param == "name"
     assert tensor.parameters["shared_memory_byte_size"].int64_param == 12
     assert request.parameters["timeout"].int64_param == 5
-    assert [output.name for output in request.outputs] == ["y"]
 
 
 class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -276,17 +229,16 @@ async def infer(transport, timeout_s=60.0):
     return await lease.infer(encode(region=lease.name), deadline, encode_payload=encode)
 
 
-async def test_a_region_is_registered_once_for_many_requests(triton, connect, directory):
+async def test_a_region_is_registered_once_for_many_requests_and_close_unregisters_and_unlinks_it(
+    triton, connect, directory
+):
     transport = connect()
     for _ in range(5):
         await infer(transport)
     assert (triton.with_region, triton.with_payload, connect.fallbacks) == (5, 0, [])
     assert list(triton.registered.items()) == [(name, SIZES[0]) for name in files(directory)]
-
-
-async def test_close_unregisters_and_unlinks_all_regions(triton, connect, directory):
-    transport = connect(max_regions=3)
-    await asyncio.gather(*(infer(transport) for _ in range(3)))
+    await asyncio.gather(*(infer(transport) for _ in range(2)))
+    assert len(files(directory)) == 2
     await transport.close()
     assert not triton.registered
     assert not files(directory)
@@ -368,14 +320,15 @@ async def test_if_a_restarted_server_rejects_regions_requests_fall_back_and_regi
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [
-        (CANNOT_OPEN, "so it runs elsewhere"),
-        ((grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'x'"), "administration key"),
-    ],
+    [(CANNOT_OPEN, "so it runs elsewhere"), (RESTRICTED, "administration key"), (None, "no admin")],
 )
-async def test_the_rejection_of_the_first_region_is_raised(triton, connect, directory, status, message):
+async def test_the_rejection_of_the_first_region_or_a_missing_key_is_raised(
+    triton, connect, directory, status, message
+):
     transport = connect()
     triton.reject = status
+    if status is None:
+        key_file(triton.target).unlink()
     for _ in range(3):
         with pytest.raises(BadInput, match=message):
             await infer(transport)
@@ -383,20 +336,19 @@ async def test_the_rejection_of_the_first_region_is_raised(triton, connect, dire
     assert not files(directory)
 
 
-async def test_a_missing_key_and_an_unavailable_server_are_raised(triton, connect, free_port):
-    transport = connect()
-    key_file(triton.target).unlink()
-    for _ in range(3):
-        with pytest.raises(BadInput, match="no administration key"):
-            await infer(transport)
+async def test_an_unavailable_server_is_raised_for_the_first_region(connect, free_port):
     with pytest.raises(Unavailable):
         await infer(connect(f"127.0.0.1:{free_port()}"))
-    assert triton.with_payload == 0
 
 
-async def test_a_full_file_system_is_raised_for_the_first_region(connect, full_file_system):
+async def test_a_full_file_system_is_raised_for_the_first_region_and_leaves_no_file(connect, directory, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
     with pytest.raises(BadInput, match=r"cannot create shared memory \(no space left on device\)"):
         await infer(connect())
+    assert not files(directory)
 
 
 async def test_a_region_is_not_used_again_after_a_server_fault(connect, directory, monkeypatch):

@@ -36,12 +36,10 @@ S = grpc.StatusCode
         (S.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceeded),
         (S.INTERNAL, "inference failed", ServerFault),
         (S.UNKNOWN, "", ServerFault),
-        (S.CANCELLED, "", ServerFault),
     ],
 )
 def test_each_status_becomes_the_matching_exception(code, details, expected):
-    error = error_from_status(code, details, "host:1", 2.0)
-    assert type(error) is expected
+    assert type(error_from_status(code, details, "host:1", 2.0)) is expected
 
 
 @pytest.mark.parametrize("code", list(S))
@@ -49,7 +47,3 @@ def test_every_status_becomes_an_error_that_names_the_server(code):
     error = error_from_status(code, "", "host:1", 2.0)
     assert isinstance(error, ClientError)
     assert str(error).startswith("host:1: ")
-
-
-def test_the_error_of_a_timeout_contains_the_timeout():
-    assert str(error_from_status(S.DEADLINE_EXCEEDED, "", "host:1", 0.25)) == "host:1: no response within 0.25 s"
