@@ -12,11 +12,12 @@ from alexnet_server.monitoring.prometheus import status_page
 
 GRAFANA = Path(__file__).parents[2] / "deploy/grafana"
 PANELS = [panel for panels in ROWS.values() for panel in panels]
+DASHBOARD = dashboard()
 
 
 def test_panels_do_not_overlap():
     occupied = set()
-    for panel in dashboard()["panels"]:
+    for panel in DASHBOARD["panels"]:
         grid = panel["gridPos"]
         columns, rows = range(grid["x"], grid["x"] + grid["w"]), range(grid["y"], grid["y"] + grid["h"])
         cells = {(x, y) for x in columns for y in rows}
@@ -25,22 +26,16 @@ def test_panels_do_not_overlap():
         occupied |= cells
 
 
-def test_every_panel_has_a_unique_id_and_queries_the_selected_prometheus():
-    panels = dashboard()["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    graphs = [panel for panel in panels if panel["type"] != "row"]
-    assert [len(graph["targets"]) for graph in graphs] == [len(panel.queries) for panel in PANELS]
-    for graph in graphs:
+def test_every_panel_has_a_unique_id_a_title_and_all_its_queries():
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    graphs = [graph for graph in DASHBOARD["panels"] if graph["type"] != "row"]
+    for panel, graph in zip(PANELS, graphs, strict=True):
+        assert graph["title"] == (f"{panel.title} (GPU hosts)" if panel.gpu else panel.title)
+        assert panel.gpu == any("nv_gpu_" in query.expr or "triton_gpu" in query.expr for query in panel.queries)
+        assert [target["expr"] for target in graph["targets"]] == [query.expr for query in panel.queries]
         assert len({target["refId"] for target in graph["targets"]}) == len(graph["targets"])
         assert {target["datasource"]["uid"] for target in graph["targets"]} == {"${source}"}
-    assert [variable["name"] for variable in dashboard()["templating"]["list"]] == ["source"]
-
-
-def test_panels_that_need_a_gpu_are_marked():
-    titles = {panel["title"] for panel in dashboard()["panels"]}
-    for panel in PANELS:
-        assert (f"{panel.title} (GPU hosts)" if panel.gpu else panel.title) in titles
-        assert panel.gpu == any("nv_gpu_" in query.expr or "triton_gpu" in query.expr for query in panel.queries)
+    assert [variable["name"] for variable in DASHBOARD["templating"]["list"]] == ["source"]
 
 
 def test_the_provisioning_contains_the_data_source_and_the_dashboard_directory():

@@ -30,27 +30,17 @@ def test_a_missing_prometheus_is_reported_with_the_command_that_installs_it(tmp_
 
 
 @needs_prometheus
-def test_a_directory_without_a_configuration_is_rejected(tmp_path):
+def test_directories_and_ports_that_cannot_be_used_are_rejected_with_a_remedy(tmp_path, free_port):
+    (tmp_path / "file").touch()
     with pytest.raises(BadInput, match=r"prometheus\.yml: no such file; choose its directory with --configuration"):
         start(tmp_path, tmp_path / "data")
-
-
-@needs_prometheus
-def test_a_port_in_use_is_reported_with_the_commands_that_free_it(tmp_path):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
+    with pytest.raises(BadInput, match=r"file: cannot be written .*--data"):
+        start(CONFIGURATION, tmp_path / "file", free_port(), free_port())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
         expected = rf"port {port} \(Prometheus\).*systemctl disable --now prometheus.*--port"
         with pytest.raises(BadInput, match=expected):
             start(CONFIGURATION, tmp_path, port)
-
-
-@needs_prometheus
-def test_a_data_directory_that_cannot_be_written_is_rejected(tmp_path, free_port):
-    (tmp_path / "data").write_text("a file")
-    with pytest.raises(BadInput, match=r"data: cannot be written .*--data"):
-        start(CONFIGURATION, tmp_path / "data", free_port(), free_port())
 
 
 @needs_prometheus

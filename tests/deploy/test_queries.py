@@ -107,8 +107,3 @@ def test_cluster_rules_select_only_server_metrics_of_their_namespace():
             continue  # clients run in all namespaces
         if selector.name.startswith(("nv_", "alexnet_backend_", "kube_", "up")):
             assert 'namespace="alexnet-serving"' in str(selector.matchers), selector.prettify()
-
-
-def test_autoscalers_use_no_delta_of_a_counter():
-    """A restart resets counters: ``delta`` would be negative."""
-    assert not [query for query in QUERIES["autoscalers"] if "delta(" in query]
