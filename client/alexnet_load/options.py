@@ -11,7 +11,8 @@ import typer
 
 from alexnet_client.client import DEFAULT_TARGET
 from alexnet_client.errors import BadInput
-from alexnet_load.arrivals import SYNTAX, parse_sizes
+from alexnet_client.resolver import parse_targets
+from alexnet_load.arrivals import SYNTAX, parse_arrivals, parse_sizes
 from alexnet_load.run import NO_BATCHING, Plan
 
 Target = Annotated[str, typer.Option("--target", "-t", help="host:port of the gRPC endpoint of one or several servers")]
@@ -107,6 +108,8 @@ def _make_plan(
         )
     if max_batch and no_batching:
         raise BadInput("--max-batch and --no-batching exclude each other")
+    parse_arrivals(plan["arrivals"])
+    parse_targets(plan["target"])
     batching: dict[str, Any] = dict(NO_BATCHING) if no_batching else {}
     if max_batch:
         batching["max_batch"] = max_batch

@@ -27,6 +27,7 @@ POINTS = (
     CurvePoint(200, 190, 15, 90, 0.02),
 )
 NO_ANSWERS = CurvePoint(400, 0.0, float("inf"), float("inf"), 1.0)
+CHARTS = ("throughput", "latency", "percentiles", "distribution", "batches", "phases")
 EXTERNAL = "https?://|<script|<link|<img|@import|url[(]"
 
 
@@ -83,6 +84,12 @@ def run(build):
 @pytest.fixture(scope="module")
 def page(run, tmp_path_factory):
     return written(tmp_path_factory.mktemp("page") / "index.html", run, slo_ms=50.0)
+
+
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Drawing the charts takes most of the time of a page."""
+    monkeypatch.setattr("alexnet_load.html_report._charts", lambda *_: dict.fromkeys(CHARTS, "<svg></svg>"))
 
 
 def written(path, run, **options):
@@ -177,7 +184,7 @@ def test_errors_are_counted_by_outcome_with_an_example(run, page):
     assert "overloaded : 0 requests, 7 attempts Exceeds maximum queue size" in text, "attempts with a successful retry"
 
 
-def test_external_texts_are_escaped(tmp_path, build):
+def test_external_texts_are_escaped(tmp_path, build, no_charts):
     run = build(model=HOSTILE, target=HOSTILE, images=HOSTILE)
     client = replace(run.client, errors={"deadline_exceeded": HOSTILE})
     run = replace(run, client=client, server=None, server_missing=HOSTILE, machine=HOSTILE, version=HOSTILE)
@@ -187,7 +194,7 @@ def test_external_texts_are_escaped(tmp_path, build):
     assert "{{ plan }}" in page
 
 
-def test_warnings_are_shown_before_all_results(tmp_path, build):
+def test_warnings_are_shown_before_all_results(tmp_path, build, no_charts):
     run = build(lag_s=0.5)
     run = replace(run, client=replace(run.client, interrupted=True))
     page = written(tmp_path / "index.html", run)
@@ -196,7 +203,7 @@ def test_warnings_are_shown_before_all_results(tmp_path, build):
     assert page.index('<p class="warning">') < page.index('<ul class="tiles">')
 
 
-def test_the_page_of_a_closed_loop_explains_coordinated_omission(tmp_path, build):
+def test_the_page_of_a_closed_loop_explains_coordinated_omission(tmp_path, build, no_charts):
     page = written(tmp_path / "index.html", build(arrivals="closed:4"))
     assert "coordinated omission" in page
     assert "planned" not in text_of(page).split("Bottleneck")[0]

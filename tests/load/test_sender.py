@@ -16,6 +16,12 @@ from alexnet_load.run import Plan
 from alexnet_load.sender import Sender
 
 
+@pytest.fixture(autouse=True)
+def fast_prepare(monkeypatch):
+    """A full garbage collection takes long after other tests have imported torch."""
+    monkeypatch.setattr("gc.collect", lambda: 0)
+
+
 @pytest.fixture
 async def server():
     async with FakeServer(max_batch_size=8) as running:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from alexnet_load.steady_state import MIN_WINDOWS, SteadyState, find_steady_state, mann_kendall, theil_sen, transient
 
-SERIES_COUNT = 200
+SERIES_COUNT = 150
 SERIES = st.lists(st.integers(0, 20), min_size=4, max_size=30)
 
 
