@@ -163,7 +163,7 @@ async def test_without_the_key_the_call_fails_instead_of_falling_back(server, im
 
 async def test_shared_memory_is_rejected_for_a_model_that_reads_files(server, images):
     async with sharing(server.target, [], model="alexnet_encoded") as client:
-        with pytest.raises(BadInput, match="shared memory is for pixels"):
+        with pytest.raises(BadInput, match="shared memory supports pixels only"):
             await client.classify(Path("tests/golden/photo.jpg"))
 
 
