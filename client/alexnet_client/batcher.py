@@ -29,12 +29,8 @@ LATENCY_WEIGHT = 0.2
 class Batcher:
     """A bounded queue in front of ``send``. Must be used in one event loop.
 
-    Args:
-        send: sends a batch.
-        options: sizes and delays; may be replaced, for example after the server reported its largest batch.
-        concurrency_limit: number of batches that may be in flight now.
-        on_event: receives an event for each batch.
-        tracing: creates a span for each batch.
+    ``options`` may be replaced, for example after the server reported its largest batch. ``concurrency_limit`` returns the number
+    of batches that may be in flight now.
     """
 
     def __init__(
@@ -101,7 +97,7 @@ class Batcher:
         self._queue.append(call)
         self.wake()
         try:
-            async with asyncio.timeout(max(0.0, deadline.at - deadline.clock())):
+            async with asyncio.timeout(max(0.0, deadline.at - time.monotonic())):
                 return await call.result
         except TimeoutError:
             raise DeadlineExceeded(f"no response within {deadline.timeout_s:g} s") from None

@@ -66,12 +66,7 @@ def set_error(calls: Sequence[QueuedCall], error: ClientError) -> None:
 
 
 class QueueCapacity:
-    """Limits the images and bytes in the queue. If the queue is empty, a call of any size is accepted.
-
-    Args:
-        max_images: limit of images.
-        max_bytes: limit of bytes.
-    """
+    """Limits the images and bytes in the queue. If the queue is empty, a call of any size is accepted."""
 
     def __init__(self, max_images: int, max_bytes: int) -> None:
         self._max_images, self._max_bytes = max_images, max_bytes

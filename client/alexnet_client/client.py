@@ -7,10 +7,9 @@ import math
 import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +39,7 @@ if TYPE_CHECKING:  # tracing is optional: the package may be missing
 DEFAULT_TARGET = "127.0.0.1:8001"
 
 
-class Client:
+class Client(AbstractAsyncContextManager["Client"]):
     """An image classifier on one or more Triton servers.
 
         async with Client("127.0.0.1:8001,127.0.0.1:8011") as client:
@@ -108,12 +107,7 @@ class Client:
             if (watch := getattr(listener, "watch", None)) is not None:
                 watch(self._model.batcher, self._balancer.replicas, model=model, tls=connection.tls)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -6,6 +6,7 @@ classification extension of Triton.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
+from tritonclient.utils import deserialize_bytes_tensor
 
 from alexnet_client.errors import BadInput, ServerFault
 
@@ -171,28 +173,18 @@ def _decode_tensor(output: service_pb2.ModelInferResponse.InferOutputTensor, raw
     shape = tuple(output.shape)
     try:
         if output.datatype == "BYTES":
-            return np.array(_decode_strings(raw), dtype=object).reshape(shape)
+            strings: Array = deserialize_bytes_tensor(raw)
+            return strings.reshape(shape)
         return np.frombuffer(raw, DTYPES[output.datatype]).reshape(shape)
     except KeyError:
         raise ServerFault(f"output {output.name} has the unknown datatype {output.datatype}") from None
-    except ValueError as error:
+    except (ValueError, struct.error) as error:
         raise ServerFault(f"output {output.name}: {len(raw)} bytes do not match {output.datatype} {shape}") from error
 
 
 def _encode_strings(array: Array) -> bytes:
     """Encode each element as its length (four bytes, little-endian) and its bytes."""
     return b"".join(len(each).to_bytes(4, "little") + each for each in array.ravel())
-
-
-def _decode_strings(raw: bytes) -> list[bytes]:
-    strings, at = [], 0
-    while at < len(raw):
-        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
-        if at + 4 > len(raw) or end > len(raw):
-            raise ValueError("truncated")
-        strings.append(raw[at + 4 : end])
-        at = end
-    return strings
 
 
 def parse_class(text: bytes) -> tuple[int, str]:

@@ -141,11 +141,9 @@ def _read_image(path: Path) -> tuple[bytes, npt.NDArray[np.uint8]]:
 def _common_classes(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
     """The classes of both endpoints; raises ``BadInput`` if they differ."""
     if a != b:
-        only = {"A": sorted(set(a) - set(b)), "B": sorted(set(b) - set(a))}
-        details = [f"only {side} has {', '.join(names[:5])}" for side, names in only.items() if names]
-        details = details or ["their names or order differ"]
+        different = ", ".join(sorted(set(a) ^ set(b))[:5]) or "the order"
         raise BadInput(
-            f"A has {len(a)} classes and B has {len(b)}: {'; '.join(details)}; compare models of equal classes"
+            f"the classes of A ({len(a)}) and B ({len(b)}) differ: {different}; compare models of equal classes"
         )
     return a
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,16 +13,15 @@ from alexnet_client.errors import DeadlineExceeded
 
 @dataclass(frozen=True)
 class Deadline:
-    """A point in time on a monotonic clock, seconds."""
+    """A point in time on the clock of ``time.monotonic``, seconds."""
 
     at: float
     timeout_s: float
-    clock: Callable[[], float]
 
     @classmethod
-    def after(cls, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> Deadline:
+    def after(cls, timeout_s: float) -> Deadline:
         """The deadline ``timeout_s`` seconds from now."""
-        return cls(clock() + timeout_s, timeout_s, clock)
+        return cls(time.monotonic() + timeout_s, timeout_s)
 
     @asynccontextmanager
     async def over(self, doing: str) -> AsyncIterator[None]:
@@ -43,10 +42,10 @@ class Deadline:
         Raises:
             DeadlineExceeded: the deadline passed; the message contains ``doing``.
         """
-        left = self.at - self.clock()
-        if left <= 0:
+        left_s = self.at - time.monotonic()
+        if left_s <= 0:
             raise self._exceeded(doing)
-        return left
+        return left_s
 
     def _exceeded(self, doing: str) -> DeadlineExceeded:
         return DeadlineExceeded(f"the deadline of {self.timeout_s:g} s passed while {doing}")

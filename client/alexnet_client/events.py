@@ -92,9 +92,7 @@ Event: TypeAlias = (
 Listener: TypeAlias = Callable[[Event], None]
 
 
-def outcome_of(error: BaseException | None) -> str:
-    """The outcome for an exception, such as "bad_input" or "deadline_exceeded"; "ok" for None."""
-    if error is None:
-        return "ok"
+def outcome_of(error: Exception) -> str:
+    """The outcome for an exception, such as "bad_input" or "deadline_exceeded"."""
     name = type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

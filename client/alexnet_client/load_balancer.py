@@ -75,7 +75,7 @@ class LoadBalancer:
         """Send a request to a replica, and to others if it fails, within the deadline and the retry budget.
 
         Args:
-            send_to: makes one attempt; each attempt gets the same deadline.
+            send_to: makes one attempt.
             deadline: of all attempts together.
             images: in the request, to compare latencies of similar requests; 0 for requests without an inference.
             prefer: address of the replica for the first attempt, if it is healthy.
@@ -114,7 +114,7 @@ class LoadBalancer:
     ) -> None:
         """Return when the next attempt may start; raise the error if there must be none."""
         others = any(each not in tried for each in self.replicas.healthy)
-        left_s = deadline.at - deadline.clock()
+        left_s = deadline.at - time.monotonic()
         retry = plan_retry(error, attempt=attempt, others=others, left_s=left_s, options=self._retries, rng=self._rng)
         if self._closed:
             raise Closed("this client is closed") from error
@@ -234,8 +234,7 @@ class LoadBalancer:
         self.replicas.probed(replica, failure)
 
     async def _resolve(self) -> None:
-        _, removed = self.replicas.update(await self._targets.resolve())
-        for each in removed:
+        for each in self.replicas.update(await self._targets.resolve()):
             transport = self._transports.pop(each.address, None)
             if transport is not None:
                 self._close_when_idle(transport, each)

@@ -6,6 +6,7 @@ No log line contains an image, a result or the metadata of a connection.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -13,25 +14,22 @@ from datetime import UTC, datetime
 
 from pythonjsonlogger.json import JsonFormatter
 
-from alexnet_client.events import Ejected, Event, Hedged, Retried, RetryBudgetExhausted, SharedMemoryFallback
+from alexnet_client.events import Ejected, Event, Retried, RetryBudgetExhausted, SharedMemoryFallback
 
 PROJECT_LOGGERS = ("alexnet_client", "alexnet_load", "alexnet_server", "triton")
 """Loggers of this project; other loggers log warnings and errors only."""
+INTERVAL_S = 1.0
+"""Minimum time between two equal lines of an ``EventLog``, seconds."""
 
 
-def configure_logs(program: str, *, level: int = logging.INFO) -> None:
-    """Log to stderr: lines such as "program: message" at a terminal, otherwise one JSON object per line.
-
-    Args:
-        program: name of the program, for plain lines.
-        level: of the loggers of this project.
-    """
+def configure_logs(program: str) -> None:
+    """Log to stderr: lines such as "program: message" at a terminal, otherwise one JSON object per line."""
     root = logging.getLogger()
     for each in [each for each in root.handlers if isinstance(each, _StderrHandler)]:
         root.removeHandler(each)
     root.addHandler(_StderrHandler(program))
     for name in PROJECT_LOGGERS:
-        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 class _StderrHandler(logging.Handler):
@@ -76,15 +74,13 @@ def add_trace(record: logging.LogRecord) -> bool:
 
 
 class EventLog:
-    """A listener for ``Client`` that logs ejections, retries, hedges and fallbacks, at a limited rate.
+    """A listener for ``Client`` that logs ejections, retries and fallbacks; equal lines at most once per second.
 
-    Args:
-        interval_s: minimum time between two equal lines, seconds; the field ``suppressed`` counts the lines in between.
-        clock: returns seconds.
+    The field ``suppressed`` is the number of equal lines that were not logged since the previous one.
     """
 
-    def __init__(self, *, interval_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log, self._interval_s, self._clock = logging.getLogger("alexnet_client"), interval_s, clock
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._clock = logging.getLogger("alexnet_client"), clock
         self._logged_at_s: dict[str, float] = {}
         self._suppressed: dict[str, int] = {}
 
@@ -101,12 +97,10 @@ class EventLog:
                 self._write(logging.WARNING, text, replica=event.replica, reason=event.reason)
             case Retried():
                 self._write(logging.INFO, f"request retried: {event.reason}", reason=event.reason)
-            case Hedged():
-                self._write(logging.DEBUG, "slow request sent to a second replica", won=event.won)
 
     def _write(self, level: int, text: str, **fields: object) -> None:
         now_s = self._clock()
-        if now_s - self._logged_at_s.get(text, -self._interval_s) < self._interval_s:
+        if now_s - self._logged_at_s.get(text, -math.inf) < INTERVAL_S:
             self._suppressed[text] = self._suppressed.get(text, 0) + 1
             return
         self._logged_at_s[text] = now_s

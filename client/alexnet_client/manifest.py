@@ -30,24 +30,19 @@ def read_manifest(version: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def find_mismatch(version: Path, *, number: int | None = None) -> str:
-    """Describe the first difference between a version directory and its manifest; empty if there is none.
-
-    Args:
-        version: the directory.
-        number: version number in the manifest, if the directory has another name.
-    """
-    return next(_mismatches(version, int(version.name) if number is None else number), "")
+def find_mismatch(version: Path) -> str:
+    """Describe the first difference between a version directory and its manifest; empty if there is none."""
+    return next(_mismatches(version), "")
 
 
-def _mismatches(version: Path, number: int) -> Iterator[str]:
+def _mismatches(version: Path) -> Iterator[str]:
     manifest = read_manifest(version)
     if manifest is None:
         yield f"{version / MANIFEST}: missing or damaged"
         return
     files = manifest.get("files")
     identity = (manifest.get("model"), manifest.get("version"))
-    if identity != (version.parent.name, number) or not isinstance(files, dict) or not files:
+    if identity != (version.parent.name, int(version.name)) or not isinstance(files, dict) or not files:
         yield f"{version / MANIFEST}: edited by hand, or belongs to another version or model"
         return
     for path in sorted(version.iterdir()):

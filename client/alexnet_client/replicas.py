@@ -114,18 +114,16 @@ class ReplicaSet:
         stuck = sum(each.outstanding for each in (*self._replicas.values(), *self._removed) if not each.healthy)
         return max(1, sum(each.limit.value for each in self.healthy)) + stuck
 
-    def update(self, addresses: Iterable[str]) -> tuple[list[Replica], list[Replica]]:
-        """Replace the addresses; replicas that stay keep their state. Returns the added and the removed replicas."""
-        wanted = dict.fromkeys(addresses)
-        removed = [each for address, each in self._replicas.items() if address not in wanted]
-        added = [self._new(address) for address in wanted if address not in self._replicas]
-        known = self._replicas | {each.address: each for each in added}
-        self._replicas = {address: known[address] for address in wanted}
+    def update(self, addresses: Iterable[str]) -> list[Replica]:
+        """Replace the addresses; replicas that stay keep their state. Returns the removed replicas."""
+        before = self._replicas
+        self._replicas = {each: before.get(each) or self._new(each) for each in addresses}
+        removed = [each for address, each in before.items() if address not in self._replicas]
         for each in removed:
             each.probe_at_s = math.inf
         self._removed = [each for each in (*self._removed, *removed) if each.outstanding]
         self.on_change()
-        return added, removed
+        return removed
 
     def choose(self, *, without: Collection[Replica] = (), prefer: str = "") -> Replica:
         """Choose the replica for the next request.
@@ -218,9 +216,9 @@ class ReplicaSet:
         replica.probe_at_s = self._clock() + replica.ejection_s
 
     def describe_errors(self) -> str:
-        """The latest error of each replica."""
-        errors = "; ".join(str(each.last_error or f"{each.address}: no request yet") for each in self.all)
-        return errors if len(self._replicas) == 1 else f"none of {len(self._replicas)} replicas is available: {errors}"
+        """The latest error of each replica, if all are ejected."""
+        errors = "; ".join(str(each.last_error) for each in self.all)
+        return f"none of {len(self._replicas)} replicas is available: {errors}"
 
     def _new(self, address: str) -> Replica:
         return Replica(address, ConcurrencyLimit(self._bounds), ejection_s=self._min_ejection_s)

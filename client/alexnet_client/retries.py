@@ -67,11 +67,7 @@ class RetryBudget:
 
 
 class HedgeDelay:
-    """Computes from recent latencies when a request is slow enough for a hedge.
-
-    Args:
-        quantile: share of requests that are faster than the delay; 0 turns hedging off.
-    """
+    """Computes from recent latencies when a request is slow enough for a hedge; see ``RetryOptions.hedge_quantile``."""
 
     def __init__(self, quantile: float) -> None:
         self._quantile = quantile

@@ -26,16 +26,7 @@ if TYPE_CHECKING:  # tracing is optional: the package may be missing
 
 
 class ServedModel:
-    """A model, with the queue of images for it.
-
-    Args:
-        name: of the model on the servers.
-        version: of the model to request; empty lets each server choose.
-        balancer: sends the requests.
-        batching: sizes and delays of batches.
-        on_event: receives an event for each batch.
-        tracing: creates spans.
-    """
+    """A model, with the queue of images for it. If ``version`` is empty, each server chooses the version."""
 
     def __init__(
         self,

@@ -72,13 +72,7 @@ class Region:
 
 
 class RegionPool:
-    """The regions for one server: free, leased or in quarantine.
-
-    Args:
-        directory: of the files.
-        max_regions: limit of their number.
-        max_bytes: limit of their total size.
-    """
+    """The regions for one server: free, leased or in quarantine. Their number and total size are limited."""
 
     def __init__(
         self, directory: Path = DIRECTORY, *, max_regions: int = MAX_REGIONS, max_bytes: int = MAX_BYTES

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Never
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -25,19 +25,14 @@ def complain(program: str, text: str) -> None:
     print(f"{program}: {text}", file=sys.stderr)
 
 
-def fail(program: str, error: Exception) -> Never:
-    """Print an error to stderr and exit: 2 for a user error (``BadInput``), 1 for other errors."""
-    complain(program, str(error))
-    raise typer.Exit(USER_ERROR if isinstance(error, BadInput) else FAILED) from None
-
-
 @contextmanager
 def errors_reported(program: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Report exceptions of these kinds without a traceback, and exit with the matching code."""
+    """Report exceptions of these kinds without a traceback, and exit: 2 for a user error (``BadInput``), 1 for others."""
     try:
         yield
     except kinds as error:
-        fail(program, error)
+        complain(program, str(error))
+        raise typer.Exit(USER_ERROR if isinstance(error, BadInput) else FAILED) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 

@@ -36,13 +36,7 @@ class Tracing:
 
     @contextmanager
     def call(self, name: str, *, model: str, images: int) -> Iterator[None]:
-        """The span of a call, a child of the current span.
-
-        Args:
-            name: of the method, such as "classify".
-            model: on the server.
-            images: in the call.
-        """
+        """The span of a call of the method ``name``, a child of the current span."""
         attributes: dict[str, str | int] = {"alexnet.model": model, "alexnet.images": images}
         with (
             self._tracer.start_as_current_span(f"alexnet {name}", attributes=attributes) as span,
@@ -56,12 +50,7 @@ class Tracing:
 
     @contextmanager
     def batch(self, calls: Sequence[trace.Span], *, images: int) -> Iterator[None]:
-        """The span of one batch with all its attempts.
-
-        Args:
-            calls: spans of the calls in it.
-            images: in the batch.
-        """
+        """The span of one batch with all its attempts; ``calls`` are the spans of the calls in it."""
         calls = [each for each in calls if each.get_span_context().is_valid]
         parent = max(calls, key=lambda each: each.get_span_context().trace_flags.sampled, default=trace.INVALID_SPAN)
         with (

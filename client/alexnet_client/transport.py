@@ -95,10 +95,11 @@ class Transport:
         """Whether the server and all its models are ready."""
         return bool((await self._call(self._stub.ServerReady, service_pb2.ServerReadyRequest(), deadline)).ready)
 
-    async def model_ready(self, model: str, deadline: Deadline, *, version: str = "") -> bool:
-        """Whether a model, or one version of it, is ready."""
-        request = service_pb2.ModelReadyRequest(name=model, version=version)
-        return bool((await self._call(self._stub.ModelReady, request, deadline)).ready)
+    async def model_ready(self, model: str, deadline: Deadline) -> bool:
+        """Whether a model is ready."""
+        return bool(
+            (await self._call(self._stub.ModelReady, service_pb2.ModelReadyRequest(name=model), deadline)).ready
+        )
 
     async def server_metadata(self, deadline: Deadline) -> service_pb2.ServerMetadataResponse:
         """Name, version and extensions of the server."""
@@ -118,16 +119,9 @@ class Transport:
         self._closed = True
         await self._channel.close(None)
 
-    @property
-    def closed(self) -> bool:
-        """Whether ``close`` was called."""
-        return self._closed
-
     async def _call(
         self, method: Any, request: Any, deadline: Deadline, metadata: tuple[tuple[str, str], ...] = ()
     ) -> Any:
-        if self._closed:
-            raise Closed(f"{self.target}: this client is closed")
         left = deadline.remaining_s("waiting to send")
         try:
             return await method(request, timeout=left, metadata=(*self._metadata, *metadata) or None)
@@ -136,7 +130,7 @@ class Transport:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             # Closing the channel cancels the call, but not the task that awaits it.
-            if self.closed and task is not None and not task.cancelling():
+            if self._closed and task is not None and not task.cancelling():
                 raise Closed(f"{self.target}: this client is closed") from None
             raise
         except grpc.aio.UsageError as error:

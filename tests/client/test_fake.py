@@ -57,14 +57,6 @@ async def working(server, *expected):
     await until(lambda: (server.working, server.queued) == expected, f"{expected} in progress and queued")
 
 
-async def test_class_names_are_sorted_by_their_logits_and_limited_to_the_requested_number(infer):
-    result = decode_response(await infer(request(1, 2, classes=2)))
-    assert result["logits"].tolist() == [
-        [b"5.000000:1:dog", b"0.000000:0:cat"],
-        [b"5.000000:2:bird: small", b"0.000000:0:cat"],
-    ]
-
-
 async def test_requests_are_recorded_without_their_images(server):
     async with Client(server.target, connection=Connection(metadata=(("key", "secret"),)), timeout_s=60) as client:
         await client.classify(images(1)[0])
@@ -141,14 +133,6 @@ async def test_stopping_with_a_grace_period_completes_calls_in_flight(server, in
     await working(server, 1, 0)
     await server.stop(grace_s=60)
     assert (await call).model_version == "1"
-
-
-async def test_the_version_can_change_between_two_requests(server, infer):
-    assert (await infer(request(1, version="1"))).model_version == "1"
-    server.version = "2"
-    assert (await infer(request(1))).model_version == "2"
-    with pytest.raises(BadInput, match="version 1 is not found"):
-        await infer(request(1, version="1"))
 
 
 def with_short_contents():

@@ -158,15 +158,6 @@ async def test_a_timeout_is_not_retried_and_does_not_eject(make):
     assert len(balancer.replicas.healthy) == 3
 
 
-async def test_overload_is_retried_up_to_the_maximum_number_of_attempts(make):
-    balancer, replicas, events = make(max_attempts=3)
-    fail_all(replicas, lambda _: Overloaded("full"))
-    with pytest.raises(Overloaded):
-        await send(balancer)
-    assert total_requests(replicas) == 3
-    assert of(events, Retried) == [Retried("overloaded")] * 2
-
-
 async def test_if_all_requests_fail_retries_add_at_most_the_budget(make):
     balancer, replicas, events = make(budget=0.1, burst=10)
     fail_all(replicas, lambda _: Overloaded("full"))
@@ -274,13 +265,6 @@ async def test_a_request_whose_deadline_has_passed_is_not_sent(make):
     with pytest.raises(DeadlineExceeded, match="waiting to send"):
         await send(balancer, seconds=0.0)
     assert (total_requests(replicas), events) == (1, [])
-
-
-async def test_a_request_goes_to_the_preferred_replica_unless_it_is_ejected(make):
-    balancer, _, _ = make()
-    assert {await send(balancer, prefer="b:1") for _ in range(20)} == {"b:1"}
-    balancer.replicas.failed(balancer.replicas.all[1], Unavailable("gone"))
-    assert await send(balancer, prefer="b:1") in {"a:1", "c:1"}
 
 
 async def test_new_addresses_of_a_name_are_used_and_old_channels_closed(make, resolver):

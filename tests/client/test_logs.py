@@ -20,7 +20,7 @@ from alexnet_client.retries import RetryOptions
 def configured():
     root = logging.getLogger()
     before = list(root.handlers)
-    configure_logs("program", level=logging.DEBUG)
+    configure_logs("program")
     yield
     for handler in [each for each in root.handlers if each not in before]:
         root.removeHandler(handler)
@@ -74,7 +74,7 @@ def test_important_events_are_logged(configured, capsys, event, level, fields):
 
 def test_equal_lines_are_limited_in_rate_and_counted(configured, capsys):
     now_s = 0.0
-    log = EventLog(interval_s=1.0, clock=lambda: now_s)
+    log = EventLog(clock=lambda: now_s)
     for now_s in (0.0, 0.1, 0.9, 1.0, 5.0):  # noqa: B007  the clock reads it
         log(Retried("overloaded"))
     log(Attempted("a:1", "ok"))

@@ -106,6 +106,13 @@ async def test_a_batch_and_its_calls_are_linked(spans, server):
     assert len({call.context.trace_id for call in calls}) == 3
 
 
+async def test_all_batches_of_a_large_call_are_linked_to_it(spans, server):
+    async with Client(server.target, tracing=Tracing(spans.provider)) as client:
+        await client.infer(np.repeat(IMAGE, 12, 0))
+    (call,) = spans("alexnet infer")
+    assert [links(batch) for batch in spans("alexnet batch")] == [[call.context.span_id]] * 2
+
+
 async def test_the_server_gets_the_span_of_the_batch_and_the_trace_state_of_the_caller(spans, recorded):
     target, contexts = recorded
     with trace.use_span(remote(sampled=True, state=(("vendor", "7"),))):

@@ -23,7 +23,6 @@ class Received:
         model_version: requested version; empty for any.
         input_name: name of the first input tensor.
         images: number of images in this tensor.
-        nbytes: size of all contents.
         requests_labels: the request is for class names instead of tensors.
         parameters: such as ``{"timeout": 200_000}``, microseconds.
         metadata: gRPC metadata of the call.
@@ -32,7 +31,6 @@ class Received:
     model_version: str
     input_name: str
     images: int
-    nbytes: int
     requests_labels: bool
     parameters: Mapping[str, bool | int | float | str]
     metadata: tuple[tuple[str, str | bytes], ...]
@@ -65,7 +63,6 @@ def record(request: Any, call: Call) -> Received:
         model_version=request.model_version,
         input_name=first.name if first else "",
         images=first.shape[0] if first and first.shape else 0,
-        nbytes=sum(map(len, request.raw_input_contents)),
         requests_labels=any(CLASSES in output.parameters for output in request.outputs),
         parameters=parameters,
         metadata=tuple((key, value) for key, value in call.invocation_metadata() or ()),

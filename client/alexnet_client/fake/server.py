@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -101,9 +100,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> None:
@@ -163,9 +160,6 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 other = found.getpeername()[1:2]  # raises OSError for the listening socket
                 if found.getsockname()[1:2] == (self.port,) and (not peer or peer.endswith(f":{other[0]}")):
                     found.shutdown(socket.SHUT_RDWR)
-
-    async def ServerLive(self, _: Any, __: Call) -> Any:
-        return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _: Any, __: Call) -> Any:
         return pb.ServerReadyResponse(ready=self.ready)
