@@ -41,8 +41,3 @@ def test_outputs_are_split_without_a_copy():
     assert (first["a"].tolist(), first["b"].tolist()) == ([0], [[0, 1]])
     assert (second["a"].tolist(), second["b"].tolist()) == ([1, 2, 3], [[2, 3], [4, 5], [6, 7]])
     assert np.shares_memory(second["b"], outputs["b"])
-
-
-def test_outputs_with_a_wrong_number_of_rows_are_rejected():
-    with pytest.raises(ValueError, match="output a has 4 rows, the inputs have 3"):
-        split({"a": np.arange(4)}, [1, 2])
