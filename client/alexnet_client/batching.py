@@ -74,15 +74,8 @@ def decide(
     """Decide what to do with the queue now.
 
     A batch is sent when it is full, when its oldest call has waited long enough, when a deadline leaves only the time of one
-    request, and at once when nothing is in flight.
-
-    Args:
-        queue: calls, oldest first; only as many as fit in a batch are read.
-        now_s: the time, on the clock of ``Pending``.
-        in_flight: requests that were sent and have no response yet.
-        limit: concurrency limit.
-        latency_s: mean latency of recent requests.
-        options: sizes and delays.
+    request, and at once when nothing is in flight. The concurrency limit is ``limit``; ``latency_s`` is the mean latency of
+    recent requests. The oldest call is the first in ``queue``; only as many calls as fit in a batch are read.
     """
     if in_flight >= limit:
         return Sleep()

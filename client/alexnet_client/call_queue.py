@@ -20,17 +20,7 @@ if TYPE_CHECKING:  # tracing is optional: the package may be missing
 
 @dataclass(eq=False, slots=True)
 class QueuedCall:
-    """A call in the queue or in a batch.
-
-    Attributes:
-        part: the images.
-        deadline: of the call.
-        pending: what the batching rule needs.
-        result: the future that the caller awaits.
-        sent: the images have left the queue.
-        span: the span of the call, if it is traced.
-        on_sent: called when the images leave the queue.
-    """
+    """A call in the queue or in a batch; ``sent``: its images have left the queue, and ``on_sent`` was called."""
 
     part: Array
     deadline: Deadline

@@ -28,13 +28,9 @@ class LoadBalancer:
     """Sends requests to the replicas of one model.
 
     Args:
-        targets: addresses of the replicas.
         model: name of the model, for probes.
         connect: creates the transport to an address.
-        retries: limits and waits of retries.
         bounds: of the concurrency limit per replica.
-        on_event: receives events.
-        rng: random generator.
         probe_interval_s: time between two checks for ejected replicas that are due for a probe, seconds.
         resolve_interval_s: time between two DNS lookups, seconds.
         min_ejection_s: time from ejection to the first probe, seconds.

@@ -69,7 +69,6 @@ class ReplicaSet:
         addresses: host:port of each replica.
         bounds: of the concurrency limit per replica.
         clock: returns seconds.
-        rng: random generator.
         on_ejected: called when a replica is ejected.
         min_ejection_s: time from ejection to the first probe, seconds.
 

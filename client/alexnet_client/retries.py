@@ -104,13 +104,8 @@ def plan_retry(
     doubles ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that clients do not
     retry at the same time.
 
-    Args:
-        error: of the attempt.
-        attempt: its number, from 1.
-        others: whether there are healthy replicas that have not failed this request.
-        left_s: seconds until the deadline.
-        options: limits and waits.
-        rng: random generator.
+    ``attempt`` is the number of the failed attempt, from 1. ``others``: there are healthy replicas that have not failed this
+    request. ``left_s`` is the time until the deadline, seconds.
     """
     reason = retry_reason(error)
     if reason is None or attempt >= options.max_attempts or (isinstance(error, ServerFault) and not others):

@@ -75,20 +75,13 @@ class ServedModel:
         size = max(1, signature.max_batch_size)
         if len(images) <= size:
             return await self.batcher.submit(images, deadline, on_sent=on_sent)
-        starts = range(0, len(images), size)
+        parts = [
+            self.batcher.submit(images[at : at + size], deadline, more=at > 0, on_sent=None if at else on_sent)
+            for at in range(0, len(images), size)
+        ]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(
-                        self.batcher.submit(
-                            images[start : start + size],
-                            deadline,
-                            more=start > 0,
-                            on_sent=None if start else on_sent,
-                        )
-                    )
-                    for start in starts
-                ]
+                tasks = [group.create_task(each) for each in parts]
         except BaseExceptionGroup as errors:
             raise next((each for each in errors.exceptions if isinstance(each, ClientError)), errors) from None
         return BatchResult.joined([task.result() for task in tasks])
@@ -130,7 +123,7 @@ class ServedModel:
                 timeout_us=left_us,
             )
             lease = await transport.lease(parts, until) if isinstance(transport, SharedMemoryTransport) else None
-            request = encode() if lease is None else encode(region=lease.name)
+            request = encode() if lease is None else encode(region=lease.region.name)
             encoded_s = time.perf_counter()
             metadata = () if self._tracing is None else self._tracing.attempt(transport.target)
             if lease is None:

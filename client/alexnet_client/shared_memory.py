@@ -46,9 +46,7 @@ class SharedMemoryTransport(Transport):
 
     Args:
         target: host:port of a server on this machine that the launcher of the same user started.
-        connection: options of the gRPC channel.
         on_event: receives an event for each fallback.
-        regions: pool of regions.
         cleanup_interval_s: time between two attempts to unregister regions in quarantine, seconds.
         close_timeout_s: limit of the time in ``close``, seconds.
         retry_interval_s: time from a rejected registration to the next attempt, seconds.
@@ -223,12 +221,7 @@ class Lease:
     """A region with the tensor of one request. ``infer`` must be called; it ends the lease."""
 
     def __init__(self, transport: SharedMemoryTransport, region: Region) -> None:
-        self._transport, self._region = transport, region
-
-    @property
-    def name(self) -> str:
-        """Name of the region, for the request."""
-        return self._region.name
+        self._transport, self.region = transport, region
 
     async def infer(
         self,
@@ -248,26 +241,17 @@ class Lease:
         """
         reusable = False
         try:
-            response = await self._infer(request, deadline, metadata, encode_payload)
+            try:
+                response = await self._transport.infer(request, deadline, metadata)
+            except BadInput as error:
+                if _UNKNOWN not in str(error):
+                    raise
+                try:
+                    await self._transport.register(self.region, deadline)
+                except BadInput:
+                    request = encode_payload()
+                response = await self._transport.infer(request, deadline, metadata)
             reusable = True
             return response
         finally:
-            self._transport.release(self._region, reusable=reusable)
-
-    async def _infer(
-        self,
-        request: bytes,
-        deadline: Deadline,
-        metadata: tuple[tuple[str, str], ...],
-        encode_payload: Callable[[], bytes],
-    ) -> service_pb2.ModelInferResponse:
-        try:
-            return await self._transport.infer(request, deadline, metadata)
-        except BadInput as error:
-            if _UNKNOWN not in str(error):
-                raise
-        try:
-            await self._transport.register(self._region, deadline)
-        except BadInput:
-            request = encode_payload()
-        return await self._transport.infer(request, deadline, metadata)
+            self._transport.release(self.region, reusable=reusable)

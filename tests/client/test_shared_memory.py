@@ -226,7 +226,7 @@ async def infer(transport, timeout_s=60.0):
     lease = await transport.lease(PARTS, deadline)
     if lease is None:
         return await transport.infer(encode(), deadline)
-    return await lease.infer(encode(region=lease.name), deadline, encode_payload=encode)
+    return await lease.infer(encode(region=lease.region.name), deadline, encode_payload=encode)
 
 
 async def test_a_region_is_registered_once_for_many_requests_and_close_unregisters_and_unlinks_it(
