@@ -11,12 +11,12 @@ import onnxruntime as ort
 from alexnet_server.onnxruntime.providers import ConfigError
 from alexnet_server.onnxruntime.settings import Settings
 
-_GRAPH_LEVELS = {
-    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+GRAPH_LEVELS = {
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+"""How the C++ backend interprets optimization.graph.level; the comment in Triton's model_config.proto differs."""
 
 
 def make_session(path: Path, settings: Settings) -> ort.InferenceSession:
@@ -29,7 +29,7 @@ def make_session(path: Path, settings: Settings) -> ort.InferenceSession:
         ConfigError: ONNX Runtime rejects the file or a setting, or uses another provider than requested.
     """
     options = ort.SessionOptions()
-    options.graph_optimization_level = _GRAPH_LEVELS[settings.graph_level]
+    options.graph_optimization_level = GRAPH_LEVELS.get(settings.graph_level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
     options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if settings.parallel else ort.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = settings.intra_op_threads
     options.inter_op_num_threads = settings.inter_op_threads

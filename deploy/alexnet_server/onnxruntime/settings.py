@@ -7,13 +7,10 @@ rejects it too. Source of the names: src/onnxruntime.cc of triton-inference-serv
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from alexnet_server.onnxruntime.providers import CUDA, CUDA_PARAMETERS, ConfigError, choose_providers
-
-GRAPH_LEVELS = {-1: "basic", 0: "all", 1: "extended", 2: "disabled"}
-"""How the C++ backend interprets optimization.graph.level; the comment in Triton's model_config.proto differs."""
 
 _SESSION_PARAMETERS = frozenset(
     [
@@ -45,7 +42,7 @@ class Settings:
     """Settings of an ONNX Runtime session.
 
     Attributes:
-        graph_level: "basic", "extended", "all" or "disabled".
+        graph_level: value of optimization.graph.level.
         parallel: execute independent branches of the graph in parallel.
         intra_op_threads: threads within an operator.
         inter_op_threads: threads across operators; 0 for ONNX Runtime's default.
@@ -59,7 +56,7 @@ class Settings:
         ignored: one message for each setting without effect.
     """
 
-    graph_level: str
+    graph_level: int
     parallel: bool
     intra_op_threads: int
     inter_op_threads: int
@@ -70,7 +67,7 @@ class Settings:
     providers: Sequence[tuple[str, Mapping[str, str]]]
     device_id: int | None = None
     cpu_fallback: bool = False
-    ignored: tuple[str, ...] = field(default=())
+    ignored: tuple[str, ...] = ()
 
     @property
     def cuda_graphs(self) -> bool:
@@ -111,9 +108,8 @@ def read_settings(
     mode = _integer(parameters, "execution_mode")
     if mode not in (0, 1):
         raise ConfigError(f"parameter execution_mode must be 0 (sequential) or 1 (parallel), got {mode}")
-    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
     return Settings(
-        graph_level=GRAPH_LEVELS.get(level, "all"),
+        graph_level=int(config.get("optimization", {}).get("graph", {}).get("level", 0)),
         parallel=mode == 1,
         intra_op_threads=_integer(parameters, "intra_op_thread_count") or _threads(config, parameters, cpus),
         inter_op_threads=_integer(parameters, "inter_op_thread_count"),
