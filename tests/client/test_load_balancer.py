@@ -291,9 +291,12 @@ async def fail_lookup():
     raise OSError("the resolver does not respond")
 
 
-async def test_after_a_failed_first_lookup_the_next_call_repeats_it(make, resolver):
-    resolver(lambda number: fail_lookup() if number == 1 else ["10.0.0.1"])
+async def test_a_slow_first_lookup_ends_at_the_deadline_and_the_next_calls_repeat_it(make, resolver):
+    first = {1: lambda: asyncio.sleep(60), 2: fail_lookup}
+    resolver(lambda number: first.get(number, lambda: ["10.0.0.1"])())
     balancer, _, _ = make("dns:///triton:1", intervals_s=60)
+    with pytest.raises(DeadlineExceeded, match="resolving the address"):
+        await send(balancer, seconds=0.05)
     with pytest.raises(Unavailable, match="the name has no address"):
         await send(balancer)
     assert await send(balancer) == "10.0.0.1:1"
@@ -308,25 +311,8 @@ async def test_failed_lookups_keep_the_interval_and_the_known_addresses(make, re
     assert await send(balancer) == "10.0.0.1:1"
 
 
-async def test_a_slow_first_lookup_ends_at_the_deadline(make, resolver):
-    resolver(lambda number: asyncio.sleep(60))
-    balancer, _, _ = make("dns:///triton:1")
-    with pytest.raises(DeadlineExceeded, match="resolving the address"):
-        await send(balancer, seconds=0.05)
-
-
-async def test_a_closed_load_balancer_sends_nothing_and_leaves_no_task(make):
-    balancer, replicas, _ = make()
+async def test_closing_ends_a_request_between_two_attempts_and_leaves_no_task(make):
     before = len(asyncio.all_tasks())
-    await send(balancer)
-    await balancer.close()
-    with pytest.raises(Closed):
-        await send(balancer)
-    assert total_requests(replicas) == 1
-    assert len(asyncio.all_tasks()) == before
-
-
-async def test_closing_ends_a_request_between_two_attempts(make):
     balancer, replicas, events = make("a:1", max_attempts=10**6, burst=10**6)
     replicas["a:1"].error = Overloaded("full")
     task = asyncio.create_task(send(balancer, seconds=60))
@@ -334,3 +320,8 @@ async def test_closing_ends_a_request_between_two_attempts(make):
     await balancer.close()
     with pytest.raises(Closed):
         await task
+    assert len(asyncio.all_tasks()) == before
+    sent = total_requests(replicas)
+    with pytest.raises(Closed):
+        await send(balancer)
+    assert total_requests(replicas) == sent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,21 +15,18 @@ from alexnet_client.replicas import MAX_EJECTION_S, MIN_EJECTION_S, ReplicaSet
 ADDRESSES = ["a:1", "b:1", "c:1"]
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return SimpleNamespace(now=100.0)
+
+
+def replica_set(clock, *addresses):
+    return ReplicaSet(addresses, bounds=ConcurrencyRange(), clock=lambda: clock.now, rng=random.Random(7))
 
 
 @pytest.fixture
 def trio(clock):
-    return ReplicaSet(ADDRESSES, bounds=ConcurrencyRange(), clock=clock, rng=random.Random(7))
+    return replica_set(clock, *ADDRESSES)
 
 
 def of(replicas, address):
@@ -108,16 +106,12 @@ def test_the_silence_adds_up_over_requests_with_short_timeouts(trio, clock):
         assert replica.healthy == healthy
 
 
-def test_idle_time_does_not_count_as_silence(trio, clock):
+def test_idle_time_and_a_response_to_another_request_do_not_count_as_silence(trio, clock):
     replica = of(trio, "a:1")
     for idle_s in (60.0, 0.0):
         time_out(trio, replica, clock, 0.05)
         clock.now += idle_s
     assert replica.healthy
-
-
-def test_a_timeout_does_not_eject_a_replica_that_responded_to_another_request(trio, clock):
-    replica = of(trio, "a:1")
     for _ in range(2):
         trio.started(replica)
     clock.now += 2.0
@@ -138,7 +132,7 @@ def test_the_last_healthy_replica_is_kept_despite_server_faults_but_not_if_it_is
 
 
 def test_the_only_replica_is_never_ejected(clock):
-    replicas = ReplicaSet(["a:1"], bounds=ConcurrencyRange(), clock=clock, rng=random.Random(7))
+    replicas = replica_set(clock, "a:1")
     for _ in range(10):
         eject(replicas, "a:1")
     time_out(replicas, replicas.all[0], clock, 60.0)
