@@ -19,20 +19,13 @@ def test_an_idle_server_is_ready():
 @pytest.mark.parametrize(
     ("observation", "reason"),
     [
-        (Observation(0.0, exit_code=137), "Triton exited with code 137"),
-        (
-            Observation(0.0, lost=["backend process 42 of alexnet"]),
-            "backend process 42 of alexnet ended unexpectedly",
-        ),
-        (
-            Observation(0.0, faults={"alexnet": "Stub process is not healthy"}),
-            "alexnet fails: Stub process is not healthy",
-        ),
+        ({"exit_code": 137}, "Triton exited with code 137"),
+        ({"lost": ["backend process 42 of alexnet"]}, "backend process 42 of alexnet ended unexpectedly"),
+        ({"faults": {"alexnet": "Stub process is not healthy"}}, "alexnet fails: Stub process is not healthy"),
     ],
-    ids=["exit", "lost backend", "failed probes"],
 )
 def test_a_failure_is_reported_with_its_reason(observation, reason):
-    assert verdicts(observation) == [Verdict(ready=False, reason=reason, failed=True)]
+    assert verdicts(Observation(0.0, **observation)) == [Verdict(ready=False, reason=reason, failed=True)]
 
 
 @pytest.mark.parametrize(

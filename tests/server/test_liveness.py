@@ -41,14 +41,14 @@ class FakeTransport:
 
 async def probe(transport):
     await probe_model(transport, "m", Deadline.after(10))
+    return transport.requests
 
 
 async def test_a_probe_sends_zeros_to_a_numeric_input_and_an_image_file_to_a_bytes_input():
-    numbers, files = FakeTransport("UINT8"), FakeTransport("BYTES")
-    await probe(numbers)
-    await probe(files)
-    assert numbers.requests[0].raw_input_contents[0] == bytes(2)
-    raw = files.requests[0].raw_input_contents[0]
+    (numbers,) = await probe(FakeTransport("UINT8"))
+    assert numbers.raw_input_contents[0] == bytes(2)
+    (files,) = await probe(FakeTransport("BYTES"))
+    raw = files.raw_input_contents[0]
     assert (load_pixels(raw[4 : 4 + int.from_bytes(raw[:4], "little")]) == 255).all()
 
 
@@ -62,17 +62,12 @@ async def test_a_failed_probe_raises(error):
         await probe(FakeTransport(error=error))
 
 
-async def test_a_model_that_is_not_ready_receives_no_request():
+async def test_a_model_that_is_not_ready_or_has_no_numpy_data_type_receives_no_request():
     transport = FakeTransport(ready=False)
     with pytest.raises(Unavailable, match="m is not ready"):
         await probe(transport)
     assert not transport.requests
-
-
-async def test_a_model_with_a_data_type_that_numpy_lacks_receives_no_request():
-    transport = FakeTransport("BF16")
-    await probe(transport)
-    assert not transport.requests
+    assert not await probe(FakeTransport("BF16"))
 
 
 @pytest.fixture

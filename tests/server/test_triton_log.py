@@ -15,10 +15,10 @@ from alexnet_server.triton_log import Line, open_log_pipe, parse
     ("raw", "level", "source", "text"),
     [
         (
-            "I1125 10:54:12.972169 4709 model_lifecycle.cc:624] \"successfully unloaded 'alexnet' version 1\"",
+            "I1125 10:54:12.972169 4709 model.cc:6] \"unloaded 'alexnet'\"",
             logging.INFO,
-            "model_lifecycle.cc:624",
-            "successfully unloaded 'alexnet' version 1",
+            "model.cc:6",
+            "unloaded 'alexnet'",
         ),
         ('W1125 11:00:05.894159 8649 metrics.cc:798] "DCGM"', logging.WARNING, "metrics.cc:798", "DCGM"),
         ("E0101 00:00:00.000000 1 server.cc:1] no quotes", logging.ERROR, "server.cc:1", "no quotes"),

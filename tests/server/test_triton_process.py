@@ -13,29 +13,25 @@ from alexnet_server import triton_process
 from alexnet_server.triton_process import STUB, TritonProcess, shut_down
 
 
-class Child:
-    def __init__(self, pid, *command, error=None):
-        self.pid, self._command, self._error = pid, list(command), error
+def child(pid, *command):
+    return SimpleNamespace(pid=pid, cmdline=lambda: command)
 
-    def cmdline(self):
-        if self._error is not None:
-            raise self._error
-        return self._command
+
+def raise_zombie():
+    raise psutil.ZombieProcess(5)
 
 
 def test_only_running_backend_processes_are_recorded(monkeypatch):
     children = [
-        Child(2),  # a process that is ending has an empty command line
-        Child(3, "sh"),
-        Child(4, f"/opt/{STUB}"),
-        Child(5, error=psutil.ZombieProcess(5)),
-        Child(7, f"/opt/{STUB}", "/models/alexnet/1/model.py", "more"),
+        child(2),  # a process that is ending has an empty command line
+        child(3, "sh"),
+        child(4, f"/opt/{STUB}"),
+        SimpleNamespace(pid=5, cmdline=raise_zombie),
+        child(7, f"/opt/{STUB}", "/models/alexnet/1/model.py", "more"),
     ]
     triton = SimpleNamespace(children=lambda recursive: children)
-    monkeypatch.setattr(
-        triton_process, "psutil", SimpleNamespace(Process=lambda pid: triton, NoSuchProcess=psutil.NoSuchProcess)
-    )
-    monkeypatch.setattr(triton_process, "_is_running", lambda pid: pid in {child.pid for child in children})
+    monkeypatch.setattr(triton_process.psutil, "Process", lambda pid: triton)
+    monkeypatch.setattr(triton_process, "_is_running", lambda pid: pid in {each.pid for each in children})
     server = TritonProcess(SimpleNamespace(pid=1), None, None, "")
     server.record_backends()
     assert server.lost_backends() == []
@@ -62,14 +58,8 @@ class FakeServer:
 
 
 async def shut_down_quickly(server, *, kill_after_s=30, on_poll=lambda: None):
-    return await shut_down(
-        server,
-        on_poll=on_poll,
-        poll_interval_s=0.01,
-        repeat_after_s=0.05,
-        kill_after_s=kill_after_s,
-        unload_timeout_s=0.1,
-    )
+    times = {"poll_interval_s": 0.01, "repeat_after_s": 0.05, "unload_timeout_s": 0.1}
+    return await shut_down(server, on_poll=on_poll, kill_after_s=kill_after_s, **times)
 
 
 async def test_the_shutdown_request_is_repeated_until_the_server_exits():
