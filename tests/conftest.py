@@ -8,7 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ _skipped: list[str] = []
 _tried: dict[str, int] = {}
 _figures: list[str] = []
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
+torch.set_num_threads(1)  # the networks are small, and other test processes use the other CPUs
 keep_freed_memory()  # tests create many models; allocating new pages for each takes half of the time of an export
 
 SMALL = Widths(channels=(16, 48, 96, 64, 64), hidden=256)
@@ -40,7 +41,6 @@ QUICK = ExportOptions(
     minimum_images=80,
     maximum_images=80,
     sensitivity_images=16,
-    measure_rewrites=False,
 )
 """Options of exports whose speed measurements and gates are not tested."""
 
@@ -146,10 +146,9 @@ def exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def release(checkpoint: Checkpoint, few_digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """A release of the small network, published by the real pipeline through the real gates."""
-    options = ExportOptions(rounds=2, repeats_of_one=2)
+    """A release of the small network, published by the real pipeline."""
     repository = tmp_path_factory.mktemp("repository")
-    return export_release(checkpoint, few_digits, repository, precision="fp32", options=options).release
+    return export_release(checkpoint, few_digits, repository, precision="fp32", options=QUICK).release
 
 
 @pytest.fixture(scope="session")
@@ -190,7 +189,6 @@ def exported_int8(
             tiny_digits,
             tmp_path_factory.mktemp("int8"),
             precision="int8",
-            options=replace(QUICK, measure_rewrites=True),
             on_progress=steps.append,
             on_variants=variants.extend,
         )

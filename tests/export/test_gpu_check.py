@@ -87,6 +87,7 @@ def test_the_table_contains_every_row():
     assert "| b |  |  |  | skipped: no TensorRT |" in text
 
 
+@pytest.mark.slow
 def test_without_a_gpu_every_check_is_skipped_and_the_command_succeeds(tmp_path):
     command = [sys.executable, "-m", "alexnet_export", "gpu-check", "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={"CUDA_VISIBLE_DEVICES": ""})
@@ -98,6 +99,7 @@ def test_without_a_gpu_every_check_is_skipped_and_the_command_succeeds(tmp_path)
     assert "skipped" in (tmp_path / "out/gpu-check.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_files_of_all_precisions_are_created_for_the_gpu(checkpoint, tmp_path):
     paths = run.create_files(checkpoint, tmp_path, print)
     assert set(paths) == {"fp32", "fp16", "int8"}

@@ -18,7 +18,7 @@ from alexnet_export.runners import operators_that_run
 def model(exported):
     folded = read_model(exported)
     for rewrite in rewrites.FLOAT:
-        rewrite.apply(folded)
+        rewrite(folded)
     return folded
 
 

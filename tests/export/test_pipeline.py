@@ -49,9 +49,6 @@ def test_the_manifest_describes_all_variants_and_their_gates(exported_int8):
     assert int8["batch1_ms"] > 0
     assert manifest["quantization"]["integer_layers"] == manifest["quantization"]["layers"] == 8
     assert len(manifest["quantization"]["sensitivity"]) == 8
-    names = {"no identity pool", "folded normalisation", "pixels into conv1", "wide conv1"}
-    assert {row["name"] for row in manifest["rewrites"]} == names
-    assert all(row["batch32_speed_up"] > 0 for row in manifest["rewrites"])
     assert 1 <= manifest["machine"]["cpus"] <= len(os.sched_getaffinity(0))
     check_file(done.release.directory / "model.onnx")
 
@@ -120,6 +117,7 @@ def test_with_too_few_images_for_the_accuracy_gate_fp32_is_published(
     assert np.isfinite(done.variants[0].speed.images_per_second)
 
 
+@pytest.mark.slow
 def test_with_tensorrt_an_engine_is_validated_and_published_too(
     quickly, checkpoint, tiny_digits, tmp_path, monkeypatch
 ):

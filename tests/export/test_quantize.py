@@ -30,7 +30,7 @@ from alexnet_export.runners import onnx_runner, operators_that_run
 def model(exported):
     folded = read_model(exported)
     for rewrite in rewrites.FLOAT:
-        rewrite.apply(folded)
+        rewrite(folded)
     return folded
 
 

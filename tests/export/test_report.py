@@ -41,14 +41,7 @@ def release(tmp_path_factory):
     }  # fmt: skip
     failed = {**row, "name": "fp16", "loss_points": None, "batch1_ms": None, "images_per_second": None, "top1": None}
     failed |= {"gate": "accuracy: top-1 +2.00 points", "published": False, "max_logit_difference": None}
-    rewrite = {
-        "name": "wide conv1",
-        "variant": "int8",
-        "description": "reads four",
-        "batch1_speed_up": 1.03,
-        "batch32_speed_up": 1.1,
-    }
-    manifest = {"precision": "int8", "variants": [row, failed], "rewrites": [rewrite]}
+    manifest = {"precision": "int8", "variants": [row, failed]}
     return publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, ODD_LABELS, manifest)
 
 
@@ -141,6 +134,7 @@ def test_accuracy_confusion_and_calibration_are_computed_from_the_logits():
     assert top_confusions(found, ("a", "b", "c")) == [("b", "a", 1), ("c", "b", 1)]
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained(page):
     assert not re.findall(r"""(?:src|href|action)\s*=\s*["'](?!data:|#)""", page)
     assert "url(" not in page.replace("url(#", "")
@@ -148,6 +142,7 @@ def test_the_page_is_self_contained(page):
     assert "@import" not in page
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_data(written, page):
     data = json.loads(written.data.read_text())
     assert data["evaluation"]["accuracy"] == written.accuracy
@@ -160,12 +155,14 @@ def test_the_page_shows_the_data(written, page):
     assert len(data["evaluation"]["mistakes"]) == page.count(", predicted <b")
 
 
+@pytest.mark.slow
 def test_class_names_are_escaped(page):
     assert "<b>bold</b>" not in page
     assert "&lt;b&gt;bold&lt;/b&gt;" in page
     assert "a &amp; b" in page
 
 
+@pytest.mark.slow
 def test_missing_parts_are_explained(checkpoint, digits, tmp_path):
     page = write_report(replace(checkpoint, labels=ODD_LABELS), digits, tmp_path, **FEW).page.read_text()
     assert "The classes of the images differ from those of the network" in page
@@ -203,6 +200,7 @@ def test_the_page_is_not_wider_than_the_window(written, tmp_path, width):
     assert scrolled <= shown
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_path_of_the_page(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("alexnet_export.report.write.write_report", partial(write_report, **FEW))
     checkpoints.save(checkpoint, tmp_path / "checkpoint")
