@@ -136,7 +136,6 @@ def test_doctor_prints_all_checks_and_fails_if_one_fails(repository, free_port):
         (("serve", "--address", "0.0.0.0"), 2, "loopback only"),
         (("serve", "model_repository"), 2, "model_repository: command not found; Triton was not started"),
         (("serve", "--grpc-port", "0"), 2, "--grpc-port"),
-        (("exec", "-r", "nowhere"), 2, "nowhere: no such model repository"),
         (("deliver", "nowhere", "anywhere"), 2, "nowhere: no such model repository"),
         (("probe", "--target", "127.0.0.1:9"), 1, "127.0.0.1:9"),
     ],

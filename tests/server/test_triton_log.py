@@ -25,7 +25,6 @@ from alexnet_server.triton_log import Line, open_log_pipe, parse
         ("F0101 00:00:00.000000 1 server.cc:1] fatal", logging.CRITICAL, "server.cc:1", "fatal"),
         ("error: creating server: Internal", logging.ERROR, "", "error: creating server: Internal"),
         ("| alexnet | 1 | READY |", logging.INFO, "", "| alexnet | 1 | READY |"),
-        ("", logging.INFO, "", ""),
     ],
 )
 def test_level_and_source_of_a_line_are_parsed(raw, level, source, text):
