@@ -11,6 +11,7 @@ DATA_DIR ?=
 WEIGHTS ?=
 PRECISION ?= auto
 TRAIN_OPTIONS ?=
+EXPORT_OPTIONS ?=
 REPOSITORY ?= model_repository
 BUILD ?= build
 TARGET ?= 127.0.0.1:8001
@@ -102,7 +103,8 @@ export: $(RELEASE) ## make the variants, prove them, publish the fastest as the 
 	@echo "Newest release: $$(ls -d $(REPOSITORY)/alexnet/[0-9]* | sort -V | tail -n 1)"
 
 $(RELEASE): $(if $(WEIGHTS),,$(CHECKPOINT)) $(EXPORT_CODE) $(if $(filter file,$(origin PRECISION)),,force) | $(STAMP)
-	@$(BIN)/alexnet-export export $(SOURCE) --precision $(PRECISION) --repository $(REPOSITORY) $(DATA_OPTIONS)
+	@$(BIN)/alexnet-export export $(SOURCE) --precision $(PRECISION) --repository $(REPOSITORY) $(DATA_OPTIONS) \
+		$(EXPORT_OPTIONS)
 
 verify: $(STAMP) ## judge the newest release again (SERVED=host:port: through that Triton)
 	@$(BIN)/alexnet-export verify $(SOURCE) --repository $(REPOSITORY) $(DATA_OPTIONS) $(if $(SERVED),--served $(SERVED))

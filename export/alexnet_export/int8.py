@@ -52,17 +52,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Quantized:
-    """The chosen way.
-
-    ``model`` has no rewrite of ``rewrites.QUANTISED`` yet; ``again`` quantises another float graph of the same layers in
-    the same way.
-    """
+    """The chosen way; ``model`` has no rewrite of ``rewrites.QUANTISED`` yet."""
 
     model: ir.Model
     trial: Trial
     trials: tuple[Trial, ...]
     harm: tuple[LayerHarm, ...]
-    again: Callable[[ir.Model], ir.Model]
 
 
 def choose(
@@ -116,10 +111,7 @@ def choose(
         best = attempt(method, worst_first[:kept])
         trials.append(best[1])
 
-    def again(other: ir.Model) -> ir.Model:
-        return quantize(other, weights, calibrate.limits(histograms, method), scheme, keep_float=best[1].float_layers)
-
-    return Quantized(best[0], best[1], tuple(trials), tuple(harm), again)
+    return Quantized(best[0], best[1], tuple(trials), tuple(harm))
 
 
 def steps(model: ir.Model) -> int:
@@ -135,7 +127,7 @@ def finish(quantized: Quantized, scheme: Scheme) -> ir.Model:
     """
     model = copy(quantized.model)
     for rewrite in rewrites.QUANTISED:
-        rewrite.apply(model)
+        rewrite(model)
     if not scheme.unsigned:
         return model  # TensorRT chooses its own kernels
     counts = operators_that_run(to_bytes(model))

@@ -43,11 +43,9 @@ from alexnet_export.to_tensorrt import Engine, build_engine, tensorrt_missing
 from alexnet_export.variants import (
     PRECISIONS,
     Precision,
-    SpeedUp,
     Variant,
     create_variant,
     fastest,
-    measure_rewrites,
 )
 
 
@@ -62,7 +60,6 @@ class ExportOptions:
         minimum_images: smallest number of images for the gates.
         maximum_images: largest number of test images for the gates.
         sensitivity_images: images to measure the error of each quantised layer on.
-        measure_rewrites: also measure the speed-up of each rewrite of the graph.
     """
 
     rounds: int = 7
@@ -71,7 +68,6 @@ class ExportOptions:
     minimum_images: int = MINIMUM_IMAGES
     maximum_images: int = MAXIMUM_IMAGES
     sensitivity_images: int = int8.SENSITIVITY_IMAGES
-    measure_rewrites: bool = True
 
 
 DEFAULT_OPTIONS = ExportOptions()
@@ -93,7 +89,6 @@ class Exported:
     release: Release
     winner: Variant
     variants: tuple[Variant, ...]
-    speed_ups: tuple[SpeedUp, ...]
     quantized: int8.Quantized | None
     unreadable: tuple[str, ...]
 
@@ -129,17 +124,16 @@ def export_release(
     with tempfile.TemporaryDirectory(prefix="alexnet-export-") as scratch:
         run = _Run(checkpoint, dataset, Path(scratch), options, on_progress)
         variants = run.create_variants(precision)
-        speed_ups = run.measure_rewrites() if options.measure_rewrites and precision in ("auto", "int8") else []
         variants = run.measure_speed(variants)
         on_variants(variants)
         winner = _winner(variants, precision)
         engine = run.build_engine(winner)
         on_progress(Progress("Publishing", 0, 1))
-        manifest = _manifest(run, winner, variants, speed_ups, engine)
+        manifest = _manifest(run, winner, variants, engine)
         files = {"model.onnx": winner.path, **({"model.plan": engine.path} if engine else {})}
         release = publish(repository, files, checkpoint.labels, manifest)
         on_progress(Progress("Publishing", 1, 1))
-        return Exported(release, winner, tuple(variants), tuple(speed_ups), run.quantized, run.unreadable)
+        return Exported(release, winner, tuple(variants), run.quantized, run.unreadable)
 
 
 class _Run:
@@ -171,7 +165,7 @@ class _Run:
         report(1)
         self.folded = copy(self.exported)
         for rewrite in rewrites.FLOAT:
-            rewrite.apply(self.folded)
+            rewrite(self.folded)
         minimum, maximum = self.options.minimum_images, self.options.maximum_images
         self.images = gate_images(self.dataset, self.checkpoint.labels, minimum=minimum, maximum=maximum)
         report = self._counter("Running PyTorch", len(self.images))
@@ -184,19 +178,6 @@ class _Run:
         if precision == "int8" or (precision == "auto" and self.provider == CPU):
             variants.append(self._create("int8", self._write_int8))
         return variants
-
-    def measure_rewrites(self) -> list[SpeedUp]:
-        """Measure the speed-up of each rewrite on this machine."""
-        rounds = self.options.rounds
-        graphs = 1 if self.quantized is None else 2
-        report = self._counter("Measuring the rewrites", graphs * (rounds + 1))
-        return measure_rewrites(
-            self.exported,
-            self.quantized,
-            rounds=rounds,
-            repeats_of_one=self.options.repeats_of_one,
-            on_round=lambda: report(1),
-        )
 
     def measure_speed(self, variants: list[Variant]) -> list[Variant]:
         """Add the speeds to the variants that passed."""
@@ -281,9 +262,7 @@ def _winner(variants: list[Variant], precision: Precision) -> Variant:
     return fastest(variants) if precision == "auto" else next(each for each in variants if each.name == precision)
 
 
-def _manifest(
-    run: _Run, winner: Variant, variants: list[Variant], speed_ups: list[SpeedUp], engine: Variant | None
-) -> dict[str, Any]:
+def _manifest(run: _Run, winner: Variant, variants: list[Variant], engine: Variant | None) -> dict[str, Any]:
     """The manifest of the release, without the hashes of its files."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -302,7 +281,6 @@ def _manifest(
         },
         "variants": [each.row(published=each is winner) for each in variants],
         "engine": engine.row(published=True) if engine else None,
-        "rewrites": [each.row() for each in speed_ups],
         "quantization": _quantization(run) if winner.name == "int8" else None,
         "machine": describe_cpu(),
         "tools": {

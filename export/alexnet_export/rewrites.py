@@ -1,13 +1,10 @@
 """Exact rewrites of the graph: small passes that do not change the answers and make the graph faster.
 
 A pass changes an ``ir.Model`` in place and returns whether it found its pattern. The passes up to ``fold_normalization``
-apply to the float graph, the others to the quantised graph. The export measures the speed-up of each.
+apply to the float graph, the others to the quantised graph.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -17,15 +14,6 @@ from alexnet_export.graph import Array, array_of, bypass, chain_from, constant, 
 
 BLOCK = 4
 """Neighbouring pixels of a row that become the channels of one pixel; equals the stride of conv1."""
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """A pass, and what it changes, in a few words for the table of the export."""
-
-    name: str
-    description: str
-    apply: Callable[[ir.Model], bool]
 
 
 def drop_identity_pool(model: ir.Model) -> bool:
@@ -146,20 +134,8 @@ def widen_conv1(model: ir.Model) -> bool:
     return True
 
 
-FLOAT = (
-    Rewrite(
-        "no identity pool",
-        "remove the 6 x 6 adaptive pool, which has no effect on images of 224 pixels",
-        drop_identity_pool,
-    ),
-    Rewrite(
-        "folded normalisation", "move scale and mean of the pixels into conv1's weights and bias", fold_normalization
-    ),
-)
-QUANTISED = (
-    Rewrite("pixels into conv1", "the integer conv1 reads the uint8 pixels directly", pixels_into_conv1),
-    Rewrite("wide conv1", "conv1 reads four pixels of a row as one pixel of twelve channels", widen_conv1),
-)
+FLOAT = (drop_identity_pool, fold_normalization)
+QUANTISED = (pixels_into_conv1, widen_conv1)
 
 
 def _border_response(constant_image: Array, weight: Array, strides: list[int], pads: list[int]) -> Array:

@@ -39,15 +39,6 @@ class Speed:
         return self.best_batch / self.median(self.best_batch)
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """Speed-up: median of the ratios of all rounds, and their quartiles."""
-
-    median: float
-    low: float
-    high: float
-
-
 def measure(
     runners: Mapping[str, Runner],
     *,
@@ -90,10 +81,3 @@ def _seconds(run: Callable[[], Any], repeats: int) -> float:
         run()
         found.append(time.perf_counter() - started)
     return statistics.median(found[1:] or found)
-
-
-def ratio(fast: Sequence[float], slow: Sequence[float]) -> Ratio:
-    """``slow`` over ``fast``, round by round."""
-    ratios = [theirs / ours for ours, theirs in zip(fast, slow, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return Ratio(middle, low, high)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from alexnet_client.errors import BadInput
-from alexnet_export import rewrites
 from alexnet_export.errors import GateFailed
 from alexnet_export.gates import Comparison, check_loss, check_parity, compare
-from alexnet_export.graph import copy, to_bytes
 from alexnet_export.image_sets import Images
-from alexnet_export.int8 import Quantized
 from alexnet_export.runners import Runner, answers, onnx_runner
-from alexnet_export.speed import REPEATS_OF_ONE, Ratio, Speed, measure, ratio
+from alexnet_export.speed import Speed
 from alexnet_export.to_onnx import check_file
 
 Precision = Literal["auto", "fp32", "fp16", "int8"]
@@ -54,25 +50,6 @@ class Variant:
             "best_batch": speed.best_batch if speed else None,
             "gate": self.failure or "passed",
             "published": published,
-        }
-
-
-@dataclass(frozen=True)
-class SpeedUp:
-    """Speed-up of a variant by one rewrite of its graph, by batch size."""
-
-    rewrite: rewrites.Rewrite
-    variant: str
-    ratios: Mapping[int, Ratio]
-
-    def row(self) -> dict[str, Any]:
-        """Row for the manifest and the report."""
-        return {
-            "name": self.rewrite.name,
-            "variant": self.variant,
-            "description": self.rewrite.description,
-            **{f"batch{batch}_speed_up": found.median for batch, found in self.ratios.items()},
-            **{f"batch{batch}_quartiles": [found.low, found.high] for batch, found in self.ratios.items()},
         }
 
 
@@ -118,45 +95,3 @@ def fastest(variants: list[Variant]) -> Variant:
     """The variant with the highest throughput among those that passed their gate."""
     passed = [variant for variant in variants if not variant.failure and variant.speed]
     return max(passed, key=lambda variant: variant.speed.images_per_second if variant.speed else 0)
-
-
-def measure_rewrites(
-    exported: ir.Model,
-    quantized: Quantized | None,
-    *,
-    rounds: int,
-    repeats_of_one: int = REPEATS_OF_ONE,
-    on_round: Callable[[], None] = lambda: None,
-) -> list[SpeedUp]:
-    """Measure the graph before and after each rewrite, in the order of their application.
-
-    The float rewrites are measured on the float graph. Those that do not change the inputs of the layers are also
-    measured on the integer graph, where they are a larger share of the time.
-    """
-    stages = {"fp32": _stages(exported, rewrites.FLOAT)}
-    if quantized is not None:
-        with_pool = copy(exported)
-        rewrites.fold_normalization(with_pool)
-        integer = _stages(quantized.again(with_pool), ())
-        without = quantized.model
-        stages["int8"] = [*integer, (rewrites.FLOAT[0], without), *_stages(without, rewrites.QUANTISED)[1:]]
-    found = []
-    for variant, models in stages.items():
-        runners = {str(place): onnx_runner(to_bytes(model)) for place, (_, model) in enumerate(models)}
-        speeds = measure(runners, rounds=rounds, batch_sizes=(1, 32), repeats_of_one=repeats_of_one, on_round=on_round)
-        for place, (rewrite, _) in enumerate(models):
-            if rewrite is None:
-                continue
-            before, after = speeds[str(place - 1)].seconds, speeds[str(place)].seconds
-            found.append(SpeedUp(rewrite, variant, {batch: ratio(after[batch], before[batch]) for batch in after}))
-    return found
-
-
-def _stages(model: ir.Model, passes: tuple[rewrites.Rewrite, ...]) -> list[tuple[rewrites.Rewrite | None, ir.Model]]:
-    """The graph, and the graph after each pass that finds its pattern."""
-    stages: list[tuple[rewrites.Rewrite | None, ir.Model]] = [(None, model)]
-    for rewrite in passes:
-        after = copy(stages[-1][1])
-        if rewrite.apply(after):
-            stages.append((rewrite, after))
-    return stages

@@ -65,13 +65,13 @@ def make_models(checkpoint: Checkpoint, dataset: DataSet, scratch: Path) -> dict
     exported = read_model(scratch / "exported.onnx")
     folded = copy(exported)
     for rewrite in rewrites.FLOAT:
-        rewrite.apply(folded)
+        rewrite(folded)
     pixels = calibration_images(dataset).pixels[:128]
     limits = calibrate.limits(calibrate.observe(folded, pixels), "minmax")
     quantized = quantize.quantize(folded, quantize.quantize_weights(folded, quantize.CPU), limits, quantize.CPU)
     rewritten = copy(quantized)
     for rewrite in rewrites.QUANTISED:
-        rewrite.apply(rewritten)
+        rewrite(rewritten)
     first_quantize = next(node for node in quantized.graph if node.op_type == "QuantizeLinear")
     first_conv = next(node for node in exported.graph if node.op_type == "Conv")
     (scratch / "float-input.onnx").write_bytes(to_bytes(with_float_input(exported, first_conv)))

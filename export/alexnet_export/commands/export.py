@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from alexnet_client.terminal import console, print_json
 from alexnet_export.commands.arguments import (
@@ -37,11 +36,14 @@ def export(
     precision: Annotated[
         str, typer.Option(help="fp32, fp16, int8, or auto: the fastest on this machine that passes its gate")
     ] = "auto",
+    rounds: Annotated[
+        int, typer.Option(min=1, help="rounds in which the speed of the variants is measured; fewer are less reliable")
+    ] = 7,
 ) -> None:
     """Export the network, compare its variants with PyTorch on real images, and publish one as the next version."""
     with reported():
         from alexnet_export.data import open_dataset
-        from alexnet_export.pipeline import export_release
+        from alexnet_export.pipeline import ExportOptions, export_release
 
         source = read_source(checkpoint, weights, labels)
         dataset = open_dataset(data, directory=data_dir)
@@ -64,6 +66,7 @@ def export(
                     dataset,
                     repository,
                     precision=precision,  # type: ignore[arg-type]  # the pipeline checks it
+                    options=ExportOptions(rounds=rounds),
                     on_progress=on_progress,
                     on_variants=on_variants,
                 )
@@ -79,8 +82,6 @@ def _show(exported: Exported) -> dict[str, Any]:
         complain(f"skipped {line}")
     rows = [variant.row(published=variant is exported.winner) for variant in exported.variants]
     console.print(variants_table(rows))
-    if exported.speed_ups:
-        console.print(_speed_ups_table(exported))
     if exported.winner.name == "int8" and exported.quantized:
         trial, layers = exported.quantized.trial, len(exported.quantized.harm)
         kept = f"; in float: {', '.join(trial.float_layers)}" if trial.float_layers else ""
@@ -96,12 +97,3 @@ def _show(exported: Exported) -> dict[str, Any]:
         "precision": exported.winner.name,
         "variants": rows,
     }
-
-
-def _speed_ups_table(exported: Exported) -> Table:
-    title = "Speed-up by each exact rewrite of the graph: median (quartiles)"
-    table = Table("rewrite", "variant", "batch 1", "batch 32", title=title)
-    for each in exported.speed_ups:
-        cells = (f"{found.median:.2f} ({found.low:.2f} - {found.high:.2f})" for found in each.ratios.values())
-        table.add_row(each.rewrite.name, each.variant, *cells)
-    return table

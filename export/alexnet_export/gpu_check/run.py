@@ -98,7 +98,7 @@ def create_files(checkpoint: Checkpoint, scratch: Path, on_line: Callable[[str],
     to_fp16(paths["fp32"], paths["fp16"])
     folded = copy(read_model(paths["fp32"]))
     for rewrite in rewrites.FLOAT:
-        rewrite.apply(folded)
+        rewrite(folded)
     pixels = np.random.default_rng(1).integers(0, 256, (32, 224, 224, 3)).astype(np.uint8)
     scheme = quantize.TENSORRT
     ranges = limits(observe(folded, pixels), "minmax")

@@ -158,7 +158,7 @@ def _render(found: _Measured, data: dict[str, Any], training: str | None) -> str
 
 
 def _release_data(manifest: dict[str, Any]) -> dict[str, Any]:
-    kept = ("precision", "created", "git_revision", "variants", "rewrites", "quantization", "machine", "tools")
+    kept = ("precision", "created", "git_revision", "variants", "quantization", "machine", "tools")
     return {key: manifest.get(key) for key in kept}
 
 
