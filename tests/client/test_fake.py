@@ -178,7 +178,7 @@ def test_on_its_own_thread_it_can_be_stopped_and_started(threaded_server):
 
 
 def test_as_a_process_it_prints_its_target_and_ends_on_sigterm():
-    command = [sys.executable, "-m", "alexnet_client.fake", "--delay-s", "0.001", "--at-once", "1"]
+    command = [sys.executable, "-m", "alexnet_client.fake"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         with BlockingClient(json.loads(process.stdout.readline())["target"]) as client:
             assert client.classify(images(1)[0]).label == "dog"
