@@ -1,11 +1,11 @@
-# The user's interface: `make help` lists what there is. Every target makes what it needs first.
+# The user interface: `make help` lists the targets. A target that needs the result of another one builds it first.
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
-# What to train on (DATA=folder DATA_DIR=path: your own images), or weights to take instead of training; which variant
-# to publish (auto: the fastest that passes its gate), where to, and what to serve from.
+# Training images (DATA=folder DATA_DIR=path: your own), or weights instead of training; the variant to publish (auto: the
+# fastest that passes its gate); the model repository.
 DATA ?= digits
 DATA_DIR ?=
 WEIGHTS ?=
@@ -16,7 +16,7 @@ REPOSITORY ?= model_repository
 BUILD ?= build
 TARGET ?= 127.0.0.1:8001
 SERVE_OPTIONS ?=
-# HTTP=1: also speak HTTP, on 127.0.0.1:8000.
+# HTTP=1: also serve HTTP on 127.0.0.1:8000.
 HTTP ?=
 # Duration of `make soak`.
 MINUTES ?= 10
@@ -31,7 +31,7 @@ DEPLOY_OPTIONS ?=
 PYTEST_PROCESSES ?= --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 PYTEST_OPTIONS ?=
 
-# Loopback servers of this project talk to nobody else, and ONNX Runtime shall not report to its makers.
+# ONNX Runtime sends telemetry by default.
 export ORT_DISABLE_TELEMETRY := 1
 
 ifneq ($(words $(DATA_DIR) $(REPOSITORY) $(BUILD)),$(if $(DATA_DIR),3,2))
@@ -43,11 +43,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-$(ACCELERATOR)
 DATA_OPTIONS := --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 DATA_FILES := $(if $(DATA_DIR),$(wildcard $(DATA_DIR)/*/*))
-# Each data set has a directory of its own, so that one is never taken for another.
+# Each data set has its own directory.
 WORK := $(BUILD)/$(if $(DATA_DIR),$(notdir $(abspath $(DATA_DIR)))-$(firstword $(shell echo "$(abspath $(DATA_DIR))" | cksum)),$(DATA))
 CHECKPOINT := $(WORK)/checkpoint/checkpoint.json
 SAMPLES := $(WORK)/samples
-# The newest release's manifest, or that of the first one to come.
+# Manifest of the newest release, or of the first one.
 NEWEST := $(shell ls -d $(REPOSITORY)/alexnet/[0-9]* 2>/dev/null | sort -V | tail -n 1)
 RELEASE := $(or $(NEWEST),$(REPOSITORY)/alexnet/1)/manifest.json
 EXPORT := export/alexnet_export
@@ -64,52 +64,52 @@ SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT))
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "Your own images (path/train/<class>/*.jpg and path/val/<class>/*.jpg), or ImageNet's published weights:"
+	@echo "Your own images (path/train/<class>/*.jpg and path/val/<class>/*.jpg), or torchvision's ImageNet weights:"
 	@echo "  make export DATA=folder DATA_DIR=path REPOSITORY=build/mine"
 	@echo "  make export WEIGHTS=imagenet REPOSITORY=build/imagenet"
 
-setup: $(STAMP) ## install everything into .venv (the other targets do it too)
+setup: $(STAMP) ## install everything into .venv (other targets do this when needed)
 
 $(STAMP): constraints.txt tests/requirements.txt export/pyproject.toml client/pyproject.toml deploy/pyproject.toml
 	@test "$$(uname -sm)" = "Linux x86_64" || \
-		{ echo "make: this needs Linux on x86-64 (Triton's wheel is built for nothing else); this is $$(uname -sm)" >&2; exit 1; }
+		{ echo "make: this project needs Linux on x86-64, the only platform of Triton's wheel; this machine is $$(uname -sm)" >&2; exit 1; }
 	@test -n "$(PYTHON)" || \
-		{ echo "make: this needs Python 3.11 or 3.12, found $$(python3 -V 2>&1); install one, or name it: make PYTHON=..." >&2; exit 1; }
+		{ echo "make: Python 3.11 or 3.12 is required, found $$(python3 -V 2>&1); install one, or set make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
-		{ echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); this needs Python 3.11 or 3.12" >&2; exit 1; }
+		{ echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 or 3.12 is required" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-		{ echo "make: this Python cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+		{ echo "make: this Python cannot create virtual environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@test "$(ACCELERATOR)" = cpu -o "$(ACCELERATOR)" = gpu || \
-		{ echo "make: ACCELERATOR=$(ACCELERATOR) is unknown; it is cpu or gpu" >&2; exit 1; }
-	@echo "Installing into $(VENV) for the $(ACCELERATOR); a minute or two..."
+		{ echo "make: ACCELERATOR=$(ACCELERATOR) is unknown; use cpu or gpu" >&2; exit 1; }
+	@echo "Installing into $(VENV) for $(ACCELERATOR); this takes a minute or two..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/installed-*
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement tests/requirements.txt \
 		--editable "client[load]" --editable "export[$(ACCELERATOR)]" --editable "deploy[$(ACCELERATOR)]"
 	@touch $@
 
-demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images, load: the whole road in a few minutes
+demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images and run a short load test
 	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log $(SERVE_OPTIONS) -- \
 		sh -c '$(BIN)/alexnet-client evaluate $(SAMPLES) --target $(TARGET) --sheet $(WORK)/answers.png && \
 		$(BIN)/alexnet-load run --target $(TARGET) --rate $(RATE) --duration 6 --output $(BUILD)/load'
 
-train: $(CHECKPOINT) ## train, or go on with an interrupted training (TRAIN_OPTIONS="--steps 2000")
+train: $(CHECKPOINT) ## train, or resume an interrupted training (TRAIN_OPTIONS="--steps 2000")
 	@echo "Trained: $(CHECKPOINT)"
 
 $(CHECKPOINT): $(TRAINING_CODE) $(DATA_FILES) $(if $(TRAIN_OPTIONS),force) | $(STAMP)
 	@$(BIN)/alexnet-export train --output $(@D) $(DATA_OPTIONS) --resume $(TRAIN_OPTIONS)
 
-export: $(RELEASE) ## make the variants, prove them, publish the fastest as the next version (PRECISION=int8|fp32|fp16)
+export: $(RELEASE) ## create and validate variants, publish the fastest as the next version (PRECISION=int8|fp32|fp16)
 	@echo "Newest release: $$(ls -d $(REPOSITORY)/alexnet/[0-9]* | sort -V | tail -n 1)"
 
 $(RELEASE): $(if $(WEIGHTS),,$(CHECKPOINT)) $(EXPORT_CODE) $(if $(filter file,$(origin PRECISION)),,force) | $(STAMP)
 	@$(BIN)/alexnet-export export $(SOURCE) --precision $(PRECISION) --repository $(REPOSITORY) $(DATA_OPTIONS) \
 		$(EXPORT_OPTIONS)
 
-verify: $(STAMP) ## judge the newest release again (SERVED=host:port: through that Triton)
+verify: $(STAMP) ## validate the newest release again (SERVED=host:port: the answers of that server)
 	@$(BIN)/alexnet-export verify $(SOURCE) --repository $(REPOSITORY) $(DATA_OPTIONS) $(if $(SERVED),--served $(SERVED))
 
-report: $(STAMP) $(if $(WEIGHTS),,$(CHECKPOINT)) ## draw the model report: filters, invariances, mistakes, variants (a web page)
+report: $(STAMP) $(if $(WEIGHTS),,$(CHECKPOINT)) ## write the model report: filters, invariances, mistakes, variants (a web page)
 	@$(BIN)/alexnet-export report $(SOURCE) --repository $(REPOSITORY) $(DATA_OPTIONS) --output $(WORK)/report
 
 bench: $(STAMP) $(CHECKPOINT) ## run the benchmarks of tests/benchmarks on this machine (13 minutes)
@@ -124,14 +124,14 @@ soak: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## soak test of the server: MINUTES=1
 soak-client: $(STAMP) ## soak test of the client: 360,000 images to a fake server (2 minutes)
 	@$(BIN)/python tests/benchmarks/soak_client.py
 
-gpu-check: $(STAMP) ## run every GPU path that this machine has, with the roofline fraction of each figure
+gpu-check: $(STAMP) ## run all GPU code on this machine's GPU and compare with its roofline
 	@$(BIN)/alexnet-export gpu-check --output $(BUILD)/gpu-check
 
 $(SAMPLES): $(EXPORT)/digits.py $(EXPORT)/samples.py $(DATA_FILES) | $(STAMP)
 	@$(BIN)/alexnet-export samples --output $@ $(DATA_OPTIONS)
 	@touch $@
 
-# Whatever release there is: one that was rolled back must not come again because a checkpoint is newer.
+# Serve the existing release: a newer checkpoint must not publish again what was rolled back.
 serve: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## serve on 127.0.0.1:8001 until Ctrl-C (HTTP=1: on 127.0.0.1:8000 too)
 	@$(BIN)/alexnet-server serve --repository $(REPOSITORY) --log $(BUILD)/triton.log \
 		$(if $(filter-out 0,$(HTTP)),--http-port 8000) $(SERVE_OPTIONS)
@@ -140,7 +140,7 @@ load-test: $(STAMP) ## load test of the running server: make load-test RATE=100 
 	@$(BIN)/alexnet-load run --target $(TARGET) --arrivals "$(if $(findstring :,$(RATE)),$(RATE),poisson:$(RATE))" \
 		--duration $(DURATION) $(if $(SLO),--slo $(SLO)) --output $(BUILD)/load $(LOAD_OPTIONS)
 
-monitor: $(STAMP) ## watch the running server: Prometheus with rules and alerts, and a page of graphs (apt-get install prometheus)
+monitor: $(STAMP) ## run Prometheus with rules, alerts and a status page (apt-get install prometheus)
 	@$(BIN)/alexnet-server monitor --data $(BUILD)/monitor
 
 monitoring: $(STAMP) ## generate Prometheus rules, the Grafana dashboard and their Kubernetes objects
@@ -149,14 +149,14 @@ monitoring: $(STAMP) ## generate Prometheus rules, the Grafana dashboard and the
 capacity: $(STAMP) ## regenerate deploy/CAPACITY.md (BENCH=build/bench/bench.json: with the results of your own run)
 	@$(BIN)/python deploy/capacity.py $(if $(BENCH),--bench $(BENCH))
 
-classify: $(STAMP) ## ask the running server: make classify IMAGE=photo.jpg
-	@test -n "$(IMAGE)" || { echo "make: name an image: make classify IMAGE=photo.jpg" >&2; exit 2; }
+classify: $(STAMP) ## classify an image with the running server: make classify IMAGE=photo.jpg
+	@test -n "$(IMAGE)" || { echo "make: IMAGE is missing: make classify IMAGE=photo.jpg" >&2; exit 2; }
 	@$(BIN)/alexnet-client classify --target $(TARGET) "$(IMAGE)"
 
 deploy-check: $(STAMP) ## check manifests, images and the compose file before deployment (DEPLOY_OPTIONS="--release cpu")
 	@$(BIN)/python tests/deploy/manifest_checks.py $(DEPLOY_OPTIONS)
 
-doctor: $(STAMP) ## check what Triton needs of this machine
+doctor: $(STAMP) ## check that this machine can run Triton
 	@$(BIN)/alexnet-server doctor --repository $(REPOSITORY)
 
 # One thread in each test process: more would only compete for the CPUs.
@@ -175,12 +175,12 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/mypy
 	$(BIN)/alexnet-export check $(REPOSITORY)
 
-lock: ## choose the newest versions again and write constraints.txt
+lock: ## select the newest versions and write constraints.txt
 	rm -rf $(BUILD)/lock && $(PYTHON) -m venv $(BUILD)/lock
 	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./export[cpu]" "./deploy[cpu]"
 	{ sed -n '/^#/p' constraints.txt; $(BUILD)/lock/bin/pip freeze --exclude alexnet-client --exclude alexnet-export \
 		--exclude alexnet-server | sed 's/+cpu$$//'; echo "$$($(BIN)/pip freeze | grep onnxruntime-gpu || grep onnxruntime-gpu constraints.txt)"; } > $(BUILD)/constraints.txt
 	mv $(BUILD)/constraints.txt constraints.txt
 
-clean: ## delete what was built: checkpoints, pictures, releases (not .venv)
+clean: ## delete checkpoints, reports and releases (not .venv)
 	rm -rf $(BUILD) $(REPOSITORY)/alexnet*/[0-9]* $(REPOSITORY)/alexnet/.rolled-back-*

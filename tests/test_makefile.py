@@ -72,9 +72,9 @@ def test_help_is_the_default_and_lists_every_target(clone):
         (
             "python9",
             'test "$1" = -V && echo "Python 3.13.0"; exit 1',
-            "is Python 3.13.0; this needs Python 3.11 or 3.12",
+            "is Python 3.13.0; Python 3.11 or 3.12 is required",
         ),
-        ("uname", "echo Darwin arm64", "this needs Linux on x86-64"),
+        ("uname", "echo Darwin arm64", "this project needs Linux on x86-64"),
     ],
 )
 def test_another_python_or_platform_is_rejected_before_the_installation(clone, tmp_path, program, script, message):
@@ -92,7 +92,7 @@ def test_another_python_or_platform_is_rejected_before_the_installation(clone, t
     [
         (("setup", "ACCELERATOR=tpu"), "ACCELERATOR=tpu is unknown; it is cpu or gpu"),
         (("-n", "train", "DATA_DIR=my photos"), "cannot work with spaces"),
-        (("classify", "ACCELERATOR=cpu"), "name an image: make classify IMAGE=photo.jpg"),
+        (("classify", "ACCELERATOR=cpu"), "IMAGE is missing: make classify IMAGE=photo.jpg"),
     ],
 )
 def test_invalid_arguments_are_rejected_with_a_remedy(built, arguments, message):
