@@ -90,7 +90,7 @@ def test_another_python_or_platform_is_rejected_before_the_installation(clone, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("setup", "ACCELERATOR=tpu"), "ACCELERATOR=tpu is unknown; it is cpu or gpu"),
+        (("setup", "ACCELERATOR=tpu"), "ACCELERATOR=tpu is unknown; use cpu or gpu"),
         (("-n", "train", "DATA_DIR=my photos"), "cannot work with spaces"),
         (("classify", "ACCELERATOR=cpu"), "IMAGE is missing: make classify IMAGE=photo.jpg"),
     ],
