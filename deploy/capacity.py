@@ -18,7 +18,7 @@ from alexnet_client.terminal import EXIT_CODES, USER_ERROR, complain
 
 INPUTS, PAGE = (Path(__file__).with_name(name) for name in ("capacity.json", "CAPACITY.md"))
 PREFIX = "capacity: "
-"""The names of the benchmark's results start with it."""
+"""Prefix of the names of the benchmark's results."""
 FC_WEIGHT_BYTES = 2 * (9216 * 4096 + 4096 * 4096 + 4096 * 1000)
 """Weights of AlexNet's fully connected layers in fp16."""
 FLOP_PER_IMAGE = 2 * 714.2e6
@@ -37,7 +37,7 @@ before you rely on these numbers (last section).
 {inputs}
 
 ## Latency of one server
-Single-image requests, Poisson arrivals; latency is measured from the planned send time. The CPU that serves also ran the load generator.
+Single-image requests, Poisson arrivals; latency is measured from the planned send time. The load generator ran on the CPUs of the server.
 
 {latency}
 
@@ -54,20 +54,19 @@ files (`1 / (1 / throughput + decoding / CPUs)`, same limit).
     network          = demand x (image or file bytes + answer bytes)
 
 The client processes send single images; larger requests need less CPU time, in the client and in Triton. One spare covers one failed
-server or node; add the share of a zone if a zone may fail.
+server or node; add the servers of one zone if a zone may fail.
 
 ## One GPU server: estimates, not measurements
-Upper bounds in images/s from the roofline model (the larger of arithmetic and memory traffic) and from CPU costs that were measured on the CPU
-server. `make gpu-check` measures a GPU.
+Upper bounds in images/s, from the roofline model (arithmetic and memory traffic) and from CPU costs that were measured on the CPU server. `make gpu-check` measures a GPU.
 
 {gpu}
 
-The estimate says that the host limits a GPU server, not the GPU: message handling and network for decoded images, decoding for image files.
+According to these bounds, the host limits a GPU server, not the GPU: messages and network for decoded images, decoding for image files.
 
 ## Limitations
 - Client and server shared two CPUs during the measurement. Clients on other machines leave more CPU time for the server.
-- Single machines differ by a third between runs, and only {loads} loads were measured. The true limit lies between {limit:.0%} and {violated}.
-- One load at a constant rate. Plan for the busiest minute, and expect a lower limit for bursts.
+- Results of one machine differ by up to a third between runs, and only {loads} loads were measured. The true limit lies between {limit:.0%} and {violated}.
+- Each load had a constant mean rate. Plan for the busiest minute, and expect a lower limit for bursts.
 - With hundreds of clients and servers, each client should connect to a subset of the servers.
 
 ## Your own numbers
@@ -78,11 +77,7 @@ The estimate says that the host limits a GPU server, not the GPU: message handli
 
 
 class Inputs:
-    """The content of capacity.json.
-
-    Args:
-        raw: the parsed file.
-    """
+    """The content of capacity.json."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
         self.raw = raw
@@ -156,11 +151,7 @@ def gpu_bounds(inputs: Inputs) -> dict[str, float]:
 
 
 def with_benchmark(raw: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
-    """Replace the measured inputs by the results of a benchmark.
-
-    Args:
-        raw: content of capacity.json.
-        report: content of bench.json.
+    """Replace the measured inputs in the content of capacity.json by the results in the content of bench.json.
 
     Raises:
         BadInput: the report has no results of the capacity benchmark.

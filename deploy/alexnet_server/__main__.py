@@ -71,7 +71,7 @@ def serve(
     log_file: Annotated[
         Path | None, typer.Option("--log", help="file for Triton's log; the terminal by default")
     ] = None,
-    start_timeout: Annotated[float, typer.Option(min=1, help="seconds that the models may take to become ready")] = 120,
+    start_timeout: Annotated[float, typer.Option(min=1, help="seconds until all models must be ready")] = 120,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="maximum number of restarts in a row after failures of Triton")
     ] = RestartPolicy.limit,
@@ -79,7 +79,8 @@ def serve(
         float, typer.Option(min=0, help="seconds between probes (blank images) of an idle model; 0 disables them")
     ] = 5.0,
     hang_timeout: Annotated[
-        float, typer.Option(min=1, help="seconds that a model may execute nothing while requests wait")
+        float,
+        typer.Option(min=1, help="seconds without an execution while requests wait, until Triton is restarted"),
     ] = 10.0,
     trace_endpoint: Annotated[
         str,
@@ -185,10 +186,12 @@ def monitor(
     ] = Path("deploy/prometheus"),
     data: Annotated[Path, typer.Option(help="directory for recorded metrics and logs")] = Path("build/monitor"),
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="TCP port for Prometheus; targets/prometheus.yml contains it too")
+        int,
+        typer.Option(min=1, max=65535, help="TCP port for Prometheus; also in targets/prometheus.yml"),
     ] = 9090,
     alertmanager_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="TCP port for Alertmanager; targets/alertmanager.yml contains it too")
+        int,
+        typer.Option(min=1, max=65535, help="TCP port for Alertmanager; also in targets/alertmanager.yml"),
     ] = 9093,
 ) -> None:
     """Run Prometheus with alert rules and a status page on this machine until Ctrl-C."""

@@ -16,12 +16,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class ChildProcess:
-    """A program that runs beside the server.
-
-    Args:
-        command: program and arguments.
-        output: file descriptor for its output; None to inherit stdout and stderr.
-    """
+    """A program that runs beside the server. Its output is sent to a file descriptor, or inherited if that is None."""
 
     def __init__(self, command: Sequence[str], *, output: int | None = None) -> None:
         self._process = subprocess.Popen(

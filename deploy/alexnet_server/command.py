@@ -128,12 +128,7 @@ class ServerOptions:
 def arguments(options: ServerOptions, binary: Path, backends: Path, *, admin_key: str, shm_prefix: str) -> list[str]:
     """Command line of tritonserver: no model control, no automatic configuration, administration only with the key.
 
-    Args:
-        options: how to serve.
-        binary: path of tritonserver.
-        backends: backend directory.
-        admin_key: key that administrative calls must send.
-        shm_prefix: prefix for the names of shared memory regions.
+    Names of shared memory regions start with ``shm_prefix``.
     """
     restriction = f"{RESTRICTED}:{ADMIN_KEY_NAME}={admin_key}"
     flags = [

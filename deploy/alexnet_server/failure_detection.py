@@ -40,7 +40,7 @@ class Verdict:
 class FailureDetector:
     """Evaluates one running server.
 
-    Every execution of a model resets its timer: a long or full queue is no failure while the model executes requests.
+    Each execution resets the timer of its model: a long or full queue is no failure while the model executes requests.
 
     Args:
         unready_after_s: how long a model may execute nothing while requests wait, until the server is not ready, seconds.

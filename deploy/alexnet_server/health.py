@@ -31,14 +31,12 @@ class Status:
         reason: why the server is not ready; empty if it is.
         restarts: number of restarts since the launcher started.
         models: names of the served models.
-        checked_s: monotonic time of the launcher's last check, seconds.
     """
 
     state: str = "starting"
     reason: str = ""
     restarts: int = 0
     models: tuple[str, ...] = ()
-    checked_s: float = 0.0
 
 
 class Health:
@@ -50,23 +48,22 @@ class Health:
     """
 
     def __init__(self, expiries: Mapping[str, float] | None = None, *, stalled_after_s: float = 30) -> None:
-        self._status, self._expiries = Status(checked_s=time.monotonic()), expiries or {}
-        self._stalled_after_s = stalled_after_s
+        self._status, self._checked_s = Status(), time.monotonic()
+        self._expiries, self._stalled_after_s = expiries or {}, stalled_after_s
 
     def update(self, **changes: object) -> None:
         """Change fields of the status, and record the time of this check."""
-        self._status = replace(self._status, checked_s=time.monotonic(), **changes)  # type: ignore[arg-type]
+        self._status, self._checked_s = replace(self._status, **changes), time.monotonic()  # type: ignore[arg-type]
 
     def respond(self, path: str) -> tuple[int, str, bytes]:
         """HTTP status, content type and body for a path."""
         status = self._status
-        age_s = time.monotonic() - status.checked_s
+        age_s = time.monotonic() - self._checked_s
         alive = age_s < self._stalled_after_s
         ready = alive and status.state == "ready"
         if path == "/metrics":
             return 200, CONTENT_TYPE_LATEST, _metrics(ready=ready, restarts=status.restarts, expiries=self._expiries)
         body: dict[str, object] = {**asdict(status), "last_check_age_s": round(age_s, 3)}
-        del body["checked_s"]
         if path == "/ready":
             code = 200 if ready else 503
         elif path == "/live":

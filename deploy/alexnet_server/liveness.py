@@ -54,17 +54,7 @@ def _blank(datatype: str, shape: Sequence[int]) -> codec.Array:
 async def wait_until_ready(
     target: str, models: Sequence[str], *, timeout_s: float, running: Callable[[], bool], connection: Connection
 ) -> bool:
-    """Wait until every model answered a probe.
-
-    Args:
-        target: host:port of the gRPC endpoint.
-        models: names of the models.
-        timeout_s: how long to wait, seconds.
-        running: whether to continue; called before each attempt.
-        connection: how to connect to the server.
-
-    Returns:
-        False if ``running`` returned False.
+    """Wait until every model answered a probe. Return False if ``running``, called before each attempt, returned False.
 
     Raises:
         DeadlineExceeded: the models were not ready in time.

@@ -55,9 +55,7 @@ def require(checks: Iterable[Check]) -> None:
 def check_all(options: ServerOptions, *, restart: bool = False) -> Iterator[Check]:
     """Check machine, interpreter, wheel, shared memory, model repository, certificates and ports.
 
-    Args:
-        options: how to serve.
-        restart: whether Triton is restarted; then the launcher already listens on the health port.
+    Before a ``restart`` of Triton, the health port is not checked, because the launcher listens on it.
     """
     yield check_platform()
     yield check_glibc()
@@ -86,7 +84,7 @@ def check_files(options: ServerOptions) -> Iterator[Check]:
 def check_platform() -> Check:
     found = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        return Check("platform", found, "use Linux on x86-64; the wheel contains Triton for no other platform")
+        return Check("platform", found, "use Linux on x86-64; the wheel contains Triton only for this platform")
     if sys.version_info[:2] not in ((3, 11), (3, 12)):
         return Check("platform", found, "use Python 3.11 or 3.12")
     return Check("platform", found)
@@ -187,7 +185,7 @@ def check_releases(repository: Path, config_name: str = "", *, cpuinfo: Path = C
     if unsuitable and not has_int8_instructions(cpuinfo):
         return Check(
             "releases",
-            f"{', '.join(unsuitable)}: products of its int8 weights overflow on this CPU, which has no VNNI or AMX",
+            f"{', '.join(unsuitable)}: products of int8 weights overflow on this CPU, which has no VNNI or AMX",
             "export on a machine with the same kind of CPU (make export)",
         )
     return Check("releases", "all files match their manifests")
@@ -203,9 +201,9 @@ def check_config_name(repository: Path, name: str) -> Check:
 
 def check_certificates(directory: Path, expiries: Mapping[str, float]) -> Check:
     """Triton only reports that it cannot start its gRPC service, not which file is invalid."""
-    name, remedy = (
-        "certificates",
-        "--tls needs a directory with ca.crt, tls.crt and tls.key (PEM); only their owner may read tls.key",
+    name = "certificates"
+    remedy = (
+        "--tls needs a directory with ca.crt, tls.crt and tls.key (PEM); other users must not be able to read tls.key"
     )
     ca, certificate, key = (directory / each for each in ("ca.crt", "tls.crt", "tls.key"))
     for path in (ca, certificate, key):
@@ -235,7 +233,7 @@ def _date(at_s: float) -> str:
 
 def check_port(address: str, port: int, purpose: str) -> Check:
     name = f"port {port} ({purpose})"
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+    with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))

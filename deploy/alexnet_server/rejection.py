@@ -8,12 +8,7 @@ import triton_python_backend_utils as pb_utils
 
 
 class RequestRejected(Exception):
-    """One request cannot be executed.
-
-    Args:
-        text: the cause, for the client.
-        code: a status code of ``pb_utils.TritonError``.
-    """
+    """One request cannot be executed: the cause, for the client, and a status code of ``pb_utils.TritonError``."""
 
     def __init__(self, text: str, code: Any) -> None:
         super().__init__(text)

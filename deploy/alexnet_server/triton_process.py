@@ -150,13 +150,10 @@ async def shut_down(
 
 
 def start(options: ServerOptions, *, admin_key: str, number: int = 1, log: Path | None = None) -> TritonProcess:
-    """Start Triton; the preflight checks must have passed. It ends together with the calling thread.
+    """Start Triton after the preflight checks. It ends together with the calling thread.
 
-    Args:
-        options: how to serve.
-        admin_key: key for administrative calls.
-        number: how many times this process has started Triton, including this one; restarts append to the log.
-        log: file for Triton's output; None: stderr if it is a terminal, otherwise log records.
+    ``number`` counts the starts by this process, from 1; restarts append to the log. Without a log file, Triton's output is
+    sent to stderr if it is a terminal, otherwise it is logged.
 
     Raises:
         LaunchError: the log or the cache cannot be written.
@@ -226,13 +223,10 @@ def _is_running(pid: int) -> bool:
 @contextmanager
 def _output(log: Path | None, *, append: bool) -> Iterator[int | None]:
     """File descriptor for Triton's output: of the log file or of a pipe to ``logging``; None for a terminal."""
-    if log is not None:
-        descriptor = _open_log(log, append=append)
-    elif sys.stderr.isatty():
+    if log is None and sys.stderr.isatty():
         yield None
         return
-    else:
-        descriptor = open_log_pipe()
+    descriptor = open_log_pipe() if log is None else _open_log(log, append=append)
     try:
         yield descriptor
     finally:

@@ -17,9 +17,7 @@ LAUNCHER_ALTERNATIVE = re.compile(rf" or {LAUNCHER}\w+")
 SERVER_SELECTOR = re.compile(r"(?<![\w:])((?:nv|alexnet_backend)_\w+|up(?=\{job=\"triton\"))(\{?)")
 """Selectors of server metrics. Clients run in other namespaces, and the names of their metrics are unique to this project."""
 REPLACED: dict[str, dict[str, Any]] = {
-    "TargetDown": {
-        "expr": f'up{{job="triton",namespace="{NAMESPACE}"}} == 0',
-    },
+    "TargetDown": {"expr": f'up{{job="triton",namespace="{NAMESPACE}"}} == 0'},
     "ServerNotReady": {
         "expr": f'kube_pod_status_ready{{namespace="{NAMESPACE}",condition="true"}} == 0',
         "for": "15m",  # building the engines of a GPU can take ten minutes
@@ -38,10 +36,7 @@ REPLACED: dict[str, dict[str, Any]] = {
 
 
 def prometheus_rule(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The custom resource of the Prometheus Operator.
-
-    Args:
-        groups: of Prometheus rule files.
+    """The custom resource of the Prometheus Operator for the groups of Prometheus rule files.
 
     Raises:
         ValueError: a rule uses a launcher metric, which has no data in a cluster.

@@ -43,11 +43,7 @@ class BatchBuffer:
 
 
 def split(outputs: Tensors, sizes: Sequence[int]) -> list[Tensors]:
-    """Split the outputs of a batch into views for each request.
-
-    Args:
-        outputs: outputs of the batch.
-        sizes: number of rows of each request, in order.
+    """Split the outputs of a batch into views for each request; ``sizes`` are their numbers of rows.
 
     Raises:
         ValueError: the number of rows of an output differs from the sum of ``sizes``.

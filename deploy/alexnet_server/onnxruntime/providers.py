@@ -70,13 +70,7 @@ def choose_providers(
 ) -> tuple[list[tuple[str, Mapping[str, str]]], list[str]]:
     """Return the execution providers with their options, in order of preference, and a message for each ignored accelerator.
 
-    Args:
-        config: the model configuration.
-        parameters: top-level parameters of the configuration.
-        kind: "CPU" or "GPU".
-        device_id: number of the GPU.
-        available: execution providers of this build of ONNX Runtime.
-        fallback: whether the CPU may execute operators that the GPU cannot.
+    The arguments are those of ``settings.read_settings``. With ``fallback``, the CPU may execute what the GPU cannot.
 
     Raises:
         ConfigError: an accelerator or one of its parameters is unknown, or this build has no GPU support.
