@@ -79,8 +79,7 @@ def serve(
         float, typer.Option(min=0, help="seconds between probes (blank images) of an idle model; 0 disables them")
     ] = 5.0,
     hang_timeout: Annotated[
-        float,
-        typer.Option(min=1, help="seconds without an execution while requests wait, until Triton is restarted"),
+        float, typer.Option(min=1, help="seconds without an execution while requests wait, until Triton is restarted")
     ] = 10.0,
     trace_endpoint: Annotated[
         str,
@@ -186,12 +185,10 @@ def monitor(
     ] = Path("deploy/prometheus"),
     data: Annotated[Path, typer.Option(help="directory for recorded metrics and logs")] = Path("build/monitor"),
     port: Annotated[
-        int,
-        typer.Option(min=1, max=65535, help="TCP port for Prometheus; also in targets/prometheus.yml"),
+        int, typer.Option(min=1, max=65535, help="TCP port for Prometheus; also set it in targets/prometheus.yml")
     ] = 9090,
     alertmanager_port: Annotated[
-        int,
-        typer.Option(min=1, max=65535, help="TCP port for Alertmanager; also in targets/alertmanager.yml"),
+        int, typer.Option(min=1, max=65535, help="TCP port for Alertmanager; also set it in targets/alertmanager.yml")
     ] = 9093,
 ) -> None:
     """Run Prometheus with alert rules and a status page on this machine until Ctrl-C."""

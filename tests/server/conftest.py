@@ -1,4 +1,4 @@
-"""A fake of the module that exists only in Triton's Python stub process."""
+"""A fake of the module that exists only in Triton's Python stub process, and a small model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import types
 from typing import ClassVar
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 
 class FakeError:
@@ -80,3 +82,23 @@ def stub_utilities():
     sys.modules["triton_python_backend_utils"] = utilities
     yield utilities
     del sys.modules["triton_python_backend_utils"]
+
+
+@pytest.fixture(scope="session")
+def arithmetic(tmp_path_factory):
+    """Version directory with a model that has two outputs: double = 2x, sum = the sum of each row."""
+    x, double, total = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", columns])
+        for name, columns in (("x", 2), ("double", 2), ("sum", 1))
+    )
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["double"]),
+        helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=1),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    graph = helper.make_graph(nodes, "arithmetic", [x], [double, total], [axes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    version = tmp_path_factory.mktemp("arithmetic") / "1"
+    version.mkdir()
+    onnx.save_model(model, version / "model.onnx")
+    return version

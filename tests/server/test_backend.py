@@ -7,10 +7,8 @@ import threading
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
 
 
 class Request:
@@ -32,29 +30,8 @@ def backend(stub_utilities):
     return model
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    """A model with two outputs: double = 2x, sum = the sum of each row."""
-    directory = tmp_path_factory.mktemp("model")
-    x, double, total = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", columns])
-        for name, columns in (("x", 2), ("double", 2), ("sum", 1))
-    )
-    nodes = [
-        helper.make_node("Add", ["x", "x"], ["double"]),
-        helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=1),
-    ]
-    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
-    graph = helper.make_graph(nodes, "arithmetic", [x], [double, total], [axes])
-    (directory / "1").mkdir()
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save_model(model, directory / "1/model.onnx")
-    (directory / "1/damaged.onnx").write_bytes(b"not onnx")
-    return directory
-
-
 @pytest.fixture
-def load(backend, repository):
+def load(backend, arithmetic):
     """Loads the model with changes of its configuration."""
 
     def initialized(**changes):
@@ -69,7 +46,7 @@ def load(backend, repository):
         instance.initialize(
             {
                 "model_config": json.dumps(config),
-                "model_repository": str(repository),
+                "model_repository": str(arithmetic.parent),
                 "model_version": "1",
                 "model_name": "arithmetic",
                 "model_instance_kind": "CPU",
@@ -165,7 +142,8 @@ def test_a_model_without_a_batch_dimension_runs_each_request_alone(load):
         ({"parameters": {"execution_mode": {"string_value": "5"}}}, "execution_mode must be 0"),
     ],
 )
-def test_an_invalid_configuration_or_file_fails_the_load_with_a_message(backend, load, changes, message):
+def test_an_invalid_configuration_or_file_fails_the_load_with_a_message(backend, load, arithmetic, changes, message):
+    (arithmetic / "damaged.onnx").write_bytes(b"not onnx")
     with pytest.raises(backend.pb_utils.TritonModelException, match=message):
         load(**changes)
 
@@ -198,13 +176,13 @@ def test_settings_are_applied_to_the_session_and_ignored_ones_are_logged(backend
     assert warning == "arithmetic: parameter colour: unknown parameter of the onnxruntime backend, ignored"
 
 
-def test_the_metrics_contain_executions_release_and_number_of_instances(backend, load, repository):
+def test_the_metrics_contain_executions_release_and_number_of_instances(backend, load, arithmetic):
     values = backend.pb_utils.metrics
     values.clear()
     content = {"precision": "int8", "git_revision": "abc", "files": {"model.onnx": {"sha256": "0123456789abcdef"}}}
-    (repository / "1/manifest.json").write_text(json.dumps(content))
+    (arithmetic / "manifest.json").write_text(json.dumps(content))
     first, second = load(), load()
-    (repository / "1/manifest.json").unlink()
+    (arithmetic / "manifest.json").unlink()
     labels = (("model", "arithmetic"), ("version", "1"))
     facts = {"precision": "int8", "revision": "abc", "release": "0123456789ab", "provider": "CPUExecutionProvider"}
     info = tuple(sorted({**dict(labels), **facts, "onnxruntime": ort.__version__}.items()))
