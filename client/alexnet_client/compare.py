@@ -19,7 +19,7 @@ from rich.table import Table
 from alexnet_client.client import Client
 from alexnet_client.connection import Connection
 from alexnet_client.errors import BadInput, ClientError, ImageError
-from alexnet_client.images import SUFFIXES, load_pixels, read_file
+from alexnet_client.images import find_images, load_pixels, read_file
 from alexnet_client.logs import EventLog
 from alexnet_client.resolver import DNS
 from alexnet_client.terminal import FAILED, complain, console, errors_reported, print_json
@@ -108,7 +108,7 @@ async def compare_endpoints(a: Endpoint, b: Endpoint, directory: Path, *, show_p
         BadInput: the directory has no readable image, or the endpoints have different classes.
         ClientError: a request failed.
     """
-    files = await asyncio.to_thread(_find_images, directory)
+    files = await asyncio.to_thread(find_images, directory)
     sides = (a, b)
     result = Comparison(a, b, _common_classes(await a.client.labels(), await b.client.labels()))
     for path in track(files, "Comparing", disable=not show_progress, console=console):
@@ -125,13 +125,6 @@ async def compare_endpoints(a: Endpoint, b: Endpoint, directory: Path, *, show_p
     if not result.images:
         raise BadInput(f"{directory}: no readable image; the first error is: {result.unreadable[0]}")
     return result
-
-
-def _find_images(directory: Path) -> list[Path]:
-    files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise BadInput(f"{directory}: no JPEG, PNG or WebP files found")
-    return files
 
 
 def _read_image(path: Path) -> tuple[bytes, npt.NDArray[np.uint8]]:

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from alexnet_client.client import Client
 from alexnet_client.errors import BadInput, ImageError
-from alexnet_client.images import SUFFIXES, load_pixels
+from alexnet_client.images import find_images, load_pixels
 from alexnet_client.results import Classification
 
 
@@ -58,35 +58,22 @@ class Evaluation:
         }
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Image files of a directory with one subdirectory per class, sorted; empty if there is no such directory."""
-    return [
-        path
-        for directory in sorted(folder.iterdir() if folder.is_dir() else ())
-        if directory.is_dir()
-        for path in sorted(directory.iterdir())
-        if path.suffix.lower() in SUFFIXES
-    ]
-
-
 async def evaluate_folder(client: Client, folder: Path, *, show_progress: bool = False) -> Evaluation:
-    """Classify every image below ``folder``, one request at a time.
+    """Classify every image in the directories of ``folder``, one request at a time. The name of a directory is the class.
 
     Raises:
         BadInput: the folder does not exist, contains no readable image, or a class that the model does not have.
         ClientError: a request failed.
     """
-    files = find_images(folder)
-    if not files:
-        raise BadInput(f"{folder}: no images found; expected one directory of JPEG, PNG or WebP files per class")
-    unknown = {path.parent.name for path in files} - set(await client.labels())
+    files = {path: path.relative_to(folder).parts[0] for path in find_images(folder) if path.parent != folder}
+    unknown = set(files.values()) - set(await client.labels())
     if unknown:
         raise BadInput(
             f"{folder}: the model has no class {', '.join(sorted(unknown))}; "
             "`alexnet-client metadata` prints the classes"
         )
     images, unreadable = [], []
-    for path in track(files, "Classifying", disable=not show_progress):
+    for path, truth in track(files.items(), "Classifying", disable=not show_progress):
         try:
             pixels = await asyncio.to_thread(load_pixels, path)
         except ImageError as error:
@@ -94,7 +81,7 @@ async def evaluate_folder(client: Client, folder: Path, *, show_progress: bool =
             continue
         started = time.perf_counter()
         result = await client.classify(pixels)
-        images.append(EvaluatedImage(path, path.parent.name, result, time.perf_counter() - started))
+        images.append(EvaluatedImage(path, truth, result, time.perf_counter() - started))
     if not images:
-        raise BadInput(f"{folder}: none of its {len(files)} images can be read")
+        raise BadInput(f"{folder}: no readable image; it must contain one directory of images per class")
     return Evaluation(images, unreadable, await client.server_version())

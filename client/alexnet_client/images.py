@@ -7,6 +7,7 @@ of the ONNX graph.
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from alexnet_client.errors import ImageError
+from alexnet_client.errors import BadInput, ImageError
 from alexnet_client.files import reason
 
 RESIZE = 256
@@ -29,8 +30,8 @@ DRAFT = 2 * RESIZE
 """Smallest short side for reduced JPEG decoding, pixels. A JPEG can be decoded at a half, a quarter or an eighth of its size
 much faster; twice the final size leaves enough pixels for antialiasing."""
 FORMATS = ("JPEG", "PNG", "WEBP")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""Suffixes of image files when a directory is read, in lower case."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""Suffixes of image files when a directory is searched, in lower case."""
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,6 +53,30 @@ BLANK_FILE = bytes.fromhex(
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | Pixels"
+
+
+def find_images(directory: Path) -> list[Path]:
+    """Search a directory and its subdirectories for image files; return them sorted by path.
+
+    Symbolic links are followed, except those to a directory that contains them. Hidden files and directories are ignored.
+
+    Raises:
+        BadInput: the directory contains no image file, or cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise BadInput(f"{error.filename}: {reason(error)}; choose a readable directory") from None
+
+    found: list[Path] = []
+    for folder, directories, files in os.walk(directory, followlinks=True, onerror=fail):
+        above = Path(folder), *Path(folder).parents
+        directories[:] = [
+            each for each in directories if each[0] != "." and not any(map(Path(folder, each).samefile, above))
+        ]
+        found += [Path(folder, each) for each in files if each[0] != "." and each.lower().endswith(SUFFIXES)]
+    if not found:
+        raise BadInput(f"{directory}: contains no JPEG, PNG or WebP file")
+    return sorted(found)
 
 
 def load_pixels(source: ImageSource, *, max_bytes: int = MAX_FILE_BYTES, max_pixels: int = MAX_PIXELS) -> Pixels:

@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image
 
 from alexnet_client.codec import Array
-from alexnet_client.errors import BadInput, ImageError
-from alexnet_client.files import reason
-from alexnet_client.images import CROP, SUFFIXES, load_pixels, read_file
+from alexnet_client.errors import ImageError
+from alexnet_client.images import CROP, find_images, load_pixels, read_file
 
 GENERATED = "generated"
 MAX_IMAGES = 256
@@ -52,13 +51,7 @@ def open_workload(source: str, *, encoded: bool, largest: int, seed: int) -> Wor
         pixels = np.random.default_rng(seed).integers(0, 256, (64, CROP, CROP, 3), np.uint8)
         images = np.array([[_jpeg(each)] for each in pixels], object) if encoded else pixels
         return Workload(images, largest=largest)
-    directory = Path(source)
-    try:
-        files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES)[:MAX_IMAGES]
-    except OSError as error:
-        raise BadInput(f"{directory}: {reason(error)}") from None
-    if not files:
-        raise BadInput(f"{directory}: contains no JPEG, PNG or WebP file; use a directory of images, or {GENERATED!r}")
+    files = find_images(Path(source))[:MAX_IMAGES]
     if encoded:
         return Workload(np.array([[read_file(path)] for path in files], object), largest=largest)
     return Workload(np.stack([_pixels(path) for path in files]), largest=largest)

@@ -95,8 +95,5 @@ def _files(directory: Path, labels: tuple[str, ...]) -> tuple[tuple[Path, int], 
     for label, name in enumerate(labels):
         if not (directory / name).is_dir():
             raise BadInput(f"{directory}: class {name} is missing; every class in train/ needs images here")
-        files = sorted(path for path in (directory / name).iterdir() if path.suffix.lower() in images.SUFFIXES)
-        if not files:
-            raise BadInput(f"{directory / name}: contains no JPEG, PNG or WebP file")
-        found += [(path, label) for path in files]
+        found += [(path, label) for path in images.find_images(directory / name)]
     return tuple(found)

@@ -141,7 +141,7 @@ def test_endpoints_with_different_classes_are_a_user_error(servers, images, labe
 
 
 def test_a_directory_without_readable_images_is_a_user_error(tmp_path, servers):
-    for message in ("no JPEG, PNG or WebP files found", "no readable image"):
+    for message in ("contains no JPEG, PNG or WebP file", "no readable image"):
         result = run(servers[0].target, servers[1].target, tmp_path)
         assert result.exit_code == 2
         assert message in result.stderr

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from alexnet_client import images
-from alexnet_client.errors import ImageError
+from alexnet_client.errors import BadInput, ImageError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -151,3 +151,29 @@ def test_a_file_is_read_without_decoding(tmp_path):
         images.read_file("nowhere")
     with pytest.raises(ImageError, match="a ndarray is not a file; this model reads files"):
         images.read_file(np.zeros((224, 224, 3), np.uint8))
+
+
+def test_images_of_a_directory_are_found_in_order_through_links_and_without_hidden_files(tmp_path):
+    folder, linked = tmp_path / "folder", tmp_path / "linked"
+    for name in (
+        "folder/b.JPG",
+        "folder/a/2.png",
+        "folder/.b.png",
+        "folder/.hidden/3.png",
+        "folder/notes.txt",
+        "linked/1.webp",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (folder / "c").symlink_to(linked)
+    (linked / "loop").symlink_to(folder)
+    found = [str(path.relative_to(folder)) for path in images.find_images(folder)]
+    assert found == ["a/2.png", "b.JPG", "c/1.webp"]
+    for name, message in (
+        ("folder/.b.png", "not a directory"),
+        ("nowhere", "no such file"),
+        ("empty", "contains no JPEG"),
+    ):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(BadInput, match=f"{name}: {message}"):
+            images.find_images(tmp_path / name)

@@ -85,7 +85,7 @@ def test_evaluate_prints_the_accuracy_and_draws_a_contact_sheet(target, picture,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("evaluate", "."), "no images found"),
+        (("evaluate", "."), "the model has no class photos"),
         (("evaluate", "photos"), "the model has no class horse"),
         (("evaluate", "photos", "--sheet", "."), "is a directory; choose another path"),
         (("metadata", "--model", "other"), "unknown model: 'other'"),
