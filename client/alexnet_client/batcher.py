@@ -75,7 +75,7 @@ class Batcher:
         Args:
             part: images, batch axis first, at most as many as fit in a request. They are read when the batch is sent.
             deadline: of the call.
-            more: a further part of a call that was already accepted; it waits if the queue is full, even without ``wait_when_full``.
+            more: a further part of an accepted call; it waits for a place in the queue, whatever ``wait_when_full`` is.
             on_sent: called when the batch is sent.
 
         Raises:

@@ -86,7 +86,7 @@ class QueueCapacity:
                 await future
         except (DeadlineExceeded, asyncio.CancelledError):
             if future.done() and not future.cancelled():
-                self.release(images, nbytes)  # the reservation and the cancellation happened at the same time
+                self.release(images, nbytes)  # the capacity was reserved just before the cancellation
             raise
         finally:
             if waiter in self._waiters:

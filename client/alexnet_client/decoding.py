@@ -62,7 +62,7 @@ class Decoder:
                 loop.call_soon_threadsafe(self._slots.release)
 
         done = self._pool.submit(work, image)
-        done.add_done_callback(release)  # the thread continues to work after a cancellation
+        done.add_done_callback(release)  # after a cancellation, the thread still finishes its image
         return await asyncio.wrap_future(done)
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ class LoadBalancer:
         while True:
             attempt += 1
             self._check_open()
-            deadline.remaining_s("waiting to send")  # a request that was never sent must not count against a replica
+            deadline.remaining_s("waiting to send")  # a request that was not sent must not count against a replica
             replica = self.replicas.choose(without=tried, prefer=prefer)
             try:
                 return await self._attempt_with_hedge(replica, send_to, deadline, images, tried)

@@ -28,7 +28,7 @@ MIN_EJECTION_S, MAX_EJECTION_S = 0.5, 4.0
 
 @dataclass(eq=False)
 class Replica:
-    """One server and its state.
+    """A server and its state.
 
     Attributes:
         address: host:port.
@@ -192,7 +192,7 @@ class ReplicaSet:
             case _:
                 return  # an invalid request, correctly rejected
         # The last replica that responds is kept: a server that sometimes fails is better than none. The only replica is never
-        # ejected: requests find out sooner than probes that it works again.
+        # ejected: requests detect its recovery sooner than probes.
         last = len(self._replicas) == 1 or (self.healthy == [replica] and not isinstance(error, Unavailable))
         if eject and replica.healthy and not last:
             replica.probe_at_s = now_s + replica.ejection_s

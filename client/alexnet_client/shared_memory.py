@@ -1,4 +1,4 @@
-"""Pixels in shared memory for a server on this machine: the request contains only their place.
+"""Pixels in shared memory for a server on this machine: a request contains the name of a region instead of the pixels.
 
 A region is a file in /dev/shm that the server maps too. One request at a time leases it.
 
@@ -7,7 +7,7 @@ A region is a file in /dev/shm that the server maps too. One request at a time l
   region is never written again. It stays in quarantine until the server has unregistered it, which Triton 2.51 rejects while a
   request uses the region ("it is currently in use"). Then the file is unlinked. No name is used twice, so a request that arrives
   later is rejected because the region is unknown.
-- ``close`` unregisters all regions, waits for this at most ``close_timeout_s``, and unlinks the rest. A server that has mapped an
+- ``close`` tries to unregister all regions for at most ``close_timeout_s``, then unlinks all files. A server that has mapped an
   unlinked file keeps its memory.
 - Regions of clients that were killed are removed and unregistered by the next client.
 """
@@ -185,7 +185,7 @@ class SharedMemoryTransport(Transport):
         return region
 
     async def _find_orphans(self, deadline: Deadline) -> None:
-        """Find regions on the server whose files do not exist: their clients were killed, or did not wait for the server."""
+        """Find regions on the server whose files do not exist: their clients were killed, or closed before the server responded."""
         request = service_pb2.SystemSharedMemoryStatusRequest()
         with suppress(ClientError):
             names = (await self._admin_call(self._stub.SystemSharedMemoryStatus, request, deadline)).regions

@@ -102,7 +102,7 @@ class RegionPool:
             if size is None:
                 return None
             if len(self.all) >= self._max_regions or sum(each.size for each in self.all) + size > self._max_bytes:
-                if self.free:  # all free regions are too small: give up the one that was unused for the longest time
+                if self.free:  # all free regions are too small: remove the one that was unused for the longest time
                     self.quarantined.append(self.free.pop(0))
                 return None
             region = Region.create(self.directory, size)
