@@ -25,7 +25,7 @@ RATE ?= 50
 DURATION ?= 60
 SLO ?=
 LOAD_OPTIONS ?=
-# `make deploy-check`: names of overlays; --release fails while image digests are placeholders.
+# `make deploy-check`: name of one overlay (default: all); --release fails while image digests are placeholders.
 DEPLOY_OPTIONS ?=
 
 PYTEST_PROCESSES ?= --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder

@@ -22,21 +22,12 @@ def flags(**options) -> set[str]:
 
 def test_the_default_command_line_is_safe():
     assert flags() >= {
-        "--model-repository=/models",
-        "--backend-directory=/backends",
         "--backend-config=python,shm-region-prefix-name=mine_",
         "--allow-http=false",
         "--grpc-address=127.0.0.1",
-        "--grpc-port=8001",
         "--metrics-address=127.0.0.1",
-        "--metrics-port=8002",
         "--model-control-mode=none",
         "--disable-auto-complete-config",
-        "--strict-readiness=true",
-        "--exit-on-error=true",
-        "--exit-timeout-secs=30",
-        "--allow-sagemaker=false",
-        "--allow-vertex-ai=false",
         "--trace-config=level=off",
         "--grpc-restricted-protocol=shared-memory,model-repository,statistics,trace,logging:admin=s3cret",
     }
