@@ -99,8 +99,10 @@ async def test_cutting_a_connection_fails_only_its_own_calls(server, connect):
 async def test_inferences_and_queue_are_limited_and_a_full_queue_rejects_like_triton(server, infer):
     server.at_once, server.queue_size = 2, 1
     server.next(Step(hang=True), times=2)
-    calls = [asyncio.create_task(infer(request(1))) for _ in range(3)]
-    await working(server, 2, 1)
+    calls = []
+    for expected in ((1, 0), (2, 0), (2, 1)):
+        calls.append(asyncio.create_task(infer(request(1))))
+        await working(server, *expected)
     with pytest.raises(Overloaded, match="Exceeds maximum queue size"):
         await infer(request(1))
     for call, expected in zip(reversed(calls), ((2, 0), (1, 0), (0, 0)), strict=True):
