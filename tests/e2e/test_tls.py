@@ -20,6 +20,7 @@ from alexnet_client.admin import admin_metadata
 from alexnet_client.connection import Connection, Tls
 from alexnet_client.errors import Unavailable
 from alexnet_client.metrics import ClientMetrics
+from alexnet_server.preflight import check_certificates
 
 DAY_S = 86_400
 pytestmark = pytest.mark.xdist_group("test_tls")
@@ -124,9 +125,15 @@ def test_the_command_lines_support_mutual_tls(secured, ours):
     ],
     ids=["missing", "readable", "of another certificate", "damaged"],
 )
-def test_invalid_files_are_reported_before_triton_starts(ours, cheap, tmp_path, free_port, damage, reason):
+def test_the_check_before_the_start_finds_invalid_files(ours, tmp_path, damage, reason):
     directory = shutil.copytree(ours.directory_of("triton.test"), tmp_path / "tls")
     damage(directory, ours.directory_of("client.test"))
+    assert reason in check_certificates(directory, {}).found
+
+
+def test_invalid_files_are_reported_before_triton_starts(ours, cheap, tmp_path, free_port):
+    directory = shutil.copytree(ours.directory_of("triton.test"), tmp_path / "tls")
+    (directory / "tls.crt").unlink()
     done = run(serve_command(cheap.repository, free_port, "--tls", directory))
     assert done.returncode == 1
-    assert reason in done.stderr
+    assert "tls.crt: no such file" in done.stderr

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
@@ -17,6 +16,7 @@ import numpy as np
 from google.protobuf import json_format
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -31,36 +31,15 @@ NAMES = ["alexnet infer", "alexnet batch", "InferRequest", "alexnet", "compute"]
 """The spans of a call, from the outermost to the innermost."""
 
 
-@dataclass(frozen=True)
-class Span:
-    """Identifiers in hexadecimal digits, times in nanoseconds since 1970."""
-
-    service: str
-    name: str
-    trace: str
-    own: str
-    parent: str
-    began_ns: int
-    ended_ns: int
-
-
-def spans_of(body: bytes, content_type: str) -> list[Span]:
-    """The spans in an OTLP request."""
+def spans_of(body: bytes, content_type: str) -> list[tuple[str, Span]]:
+    """The services and spans in an OTLP request."""
     request = ExportTraceServiceRequest()
     if content_type == "application/json":
         json_format.Parse(hex_as_base64(body.decode()), request, ignore_unknown_fields=True)
     else:
         request.ParseFromString(body)
     return [
-        Span(
-            next(each.value.string_value for each in resource.resource.attributes if each.key == "service.name"),
-            span.name,
-            span.trace_id.hex(),
-            span.span_id.hex(),
-            span.parent_span_id.hex(),
-            span.start_time_unix_nano,
-            span.end_time_unix_nano,
-        )
+        (next(each.value.string_value for each in resource.resource.attributes if each.key == "service.name"), span)
         for resource in request.resource_spans
         for scope in resource.scope_spans
         for span in scope.spans
@@ -84,9 +63,9 @@ def hex_as_base64(text: str) -> str:
 
 
 @contextmanager
-def collector() -> Iterator[tuple[str, list[Span]]]:
-    """A collector for OTLP over HTTP: its endpoint, and the spans that it received."""
-    received: list[Span] = []
+def collector() -> Iterator[tuple[str, list[tuple[str, Span]]]]:
+    """A collector for OTLP over HTTP: its endpoint, and the services and spans that it received."""
+    received: list[tuple[str, Span]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -105,6 +84,7 @@ def collector() -> Iterator[tuple[str, list[Span]]]:
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1/traces", received
     finally:
+        print("received:", [(service, span.name, span.trace_id.hex()) for service, span in received])
         server.shutdown()
         server.server_close()
         thread.join()
@@ -123,20 +103,21 @@ def test_a_call_its_batch_and_the_execution_are_spans_of_one_trace(cheap_server)
                 await client.infer(IMAGE)
 
         def spans():
-            trace = next((each.trace for each in received if each.name == NAMES[0]), "")
-            found = {each.name: each for each in received if each.trace == trace}
+            trace = next((span.trace_id for _, span in received if span.name == NAMES[0]), None)
+            found = {span.name: (service, span) for service, span in received if span.trace_id == trace}
             return [found[name] for name in NAMES] if set(NAMES) <= found.keys() else None
 
         began_ns = time.time_ns()
         asyncio.run(call())
         ended_ns = time.time_ns()
         provider.shutdown()
-        chain = wait_until(spans, "all spans arrive")
-    assert [each.service for each in chain] == ["caller", "caller", *["triton-inference-server"] * 3]
-    assert chain[0].parent == ""
-    assert began_ns <= chain[0].began_ns < chain[0].ended_ns <= ended_ns
+        found = wait_until(spans, "all spans arrive")
+    services, chain = zip(*found, strict=True)
+    assert services == ("caller", "caller", *["triton-inference-server"] * 3)
+    assert not chain[0].parent_span_id
+    assert began_ns <= chain[0].start_time_unix_nano < chain[0].end_time_unix_nano <= ended_ns
     for outer, inner in pairwise(chain):
-        assert inner.parent == outer.own, f"{inner.name} is no child of {outer.name}"
-        assert outer.began_ns <= inner.began_ns <= inner.ended_ns
+        assert inner.parent_span_id == outer.span_id, f"{inner.name} is no child of {outer.name}"
+        assert outer.start_time_unix_nano <= inner.start_time_unix_nano <= inner.end_time_unix_nano
         if inner.name != "InferRequest":  # Triton ends this span after it sent the response
-            assert inner.ended_ns <= outer.ended_ns, f"{inner.name} ends after {outer.name}"
+            assert inner.end_time_unix_nano <= outer.end_time_unix_nano, f"{inner.name} ends after {outer.name}"
