@@ -26,8 +26,6 @@ from alexnet_export.to_onnx import export_onnx
 from alexnet_export.variants import Variant
 
 _skipped: list[str] = []
-_tried: dict[str, int] = {}
-_figures: list[str] = []
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
 torch.set_num_threads(1)  # the networks are small, and other test processes use the other CPUs
 keep_freed_memory()  # tests create many models; allocating new pages for each takes half of the time of an export
@@ -54,30 +52,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI everything is installed, so a skipped test is a failure."""
     if os.environ.get("CI") and _skipped and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _tried:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in _tried.items())
-        terminalreporter.write_line(f"Hostile inputs tried: {sum(_tried.values()):,} ({kinds})")
-    for line in _figures:
-        terminalreporter.write_line(f"A fleet, {line}")
-
-
-@pytest.fixture(scope="session")
-def tried() -> Callable[[str, int], None]:
-    """Counts hostile inputs by kind, for the summary at the end."""
-
-    def count(kind: str, number: int) -> None:
-        _tried[kind] = _tried.get(kind, 0) + number
-
-    return count
-
-
-@pytest.fixture(scope="session")
-def fleet_figures() -> Callable[[str], None]:
-    """Takes a line for the summary at the end: what a fleet did, which no test asserts."""
-    return _figures.append
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The real tritonserver: one for the whole run, others for tests that stop or break theirs."""
+"""The real tritonserver: one per test process, and others for tests that stop or damage theirs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_export.publish import publish
-
-START_S = 60
 
 
 @dataclass
@@ -69,10 +67,11 @@ class Launched:
     def wait_until_serving(self) -> None:
         line = self.process.stdout.readline()
         if "Serving alexnet" not in line:
-            said = self.log.read_text()[-3000:] if self.log.exists() else "Triton was not started"
-            raise AssertionError(f"{line}{self.process.stderr.read()}\n{said}")
+            log = self.log.read_text()[-3000:] if self.log.exists() else "Triton was not started"
+            raise AssertionError(f"{line}{self.process.stderr.read()}\n{log}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop it gracefully and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -81,16 +80,16 @@ class Launched:
             for stub in self.stubs():
                 stub.send_signal(signal.SIGUSR1)
             time.sleep(1)
-            said = self.log.read_text()[-6000:] if self.log.exists() else "it has another log"
-            raise AssertionError(f"it does not end:\n{said}") from None
+            log = self.log.read_text()[-6000:] if self.log.exists() else "it has another log"
+            raise AssertionError(f"the server does not stop:\n{log}") from None
 
     def end(self) -> None:
-        """A second Ctrl-C ends it without Triton's orderly stop, which takes three seconds: tests of that call ``stop``."""
+        """Stop it immediately with a second SIGINT: a graceful shutdown takes three seconds."""
         for _ in range(2):
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGINT)
                 with suppress(subprocess.TimeoutExpired):
-                    self.process.wait(0.2)  # two signals at once would be one
+                    self.process.wait(0.2)  # two signals at the same time would arrive as one
         self.process.wait(30)
 
 
@@ -111,36 +110,36 @@ def launched(repository: Path, directory: Path, ports: Callable[[], int], *optio
             yield server
         finally:
             server.end()
-            print(process.stderr.read(), file=sys.stderr)  # pytest shows it where a test fails
+            print(process.stderr.read(), file=sys.stderr)  # pytest shows it if the test fails
 
 
 @pytest.fixture(scope="session")
 def launch():
-    """Starts a server, for fixtures of a module: repository, directory for the log, ports, further options."""
+    """``launched``, for fixtures of a module."""
     return launched
 
 
 @pytest.fixture(scope="session")
 def server(repository, tmp_path_factory, free_port):
-    """One server for all tests that leave it as they found it; nobody but they sends it anything."""
+    """A server for all tests that leave it unchanged; it receives no probes, so that tests can count requests."""
     with launched(repository, tmp_path_factory.mktemp("server"), free_port, "--probe-interval", "0") as running:
         yield running
         assert running.stop() == 0
 
 
 @pytest.fixture
-def own_server(repository, tmp_path, free_port):
-    """Starts a server for one test alone, and another one if the test asks again."""
+def own_server(request, tmp_path, free_port):
+    """A function that starts a server for one test; without ``repository``, it serves the small release."""
 
-    def start(*options: str, repository: Path = repository):
-        return launched(repository, tmp_path, free_port, *options)
+    def start(*options: str, repository: Path | None = None):
+        return launched(repository or request.getfixturevalue("repository"), tmp_path, free_port, *options)
 
     return start
 
 
 @dataclass(frozen=True)
 class Cheap:
-    """A release whose arithmetic is next to nothing, and what it answers: the server's and the client's own cost is left."""
+    """A release that needs almost no computation, and its expected answers."""
 
     repository: Path
     weights: np.ndarray
@@ -152,7 +151,7 @@ class Cheap:
 
 @pytest.fixture(scope="session")
 def cheap(tmp_path_factory, digits) -> Cheap:
-    """A linear network over 64 pixels, published as any other."""
+    """A linear network over 64 pixels, published like any other."""
     directory = tmp_path_factory.mktemp("cheap")
     weights = np.random.default_rng(0).normal(size=(192, 10)).astype(np.float32) / 192
     constants = {"begin": [0, 0], "end": [8, 8], "axes": [1, 2], "flat": [-1, 192]}
@@ -175,12 +174,12 @@ def cheap(tmp_path_factory, digits) -> Cheap:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     (directory / "model.onnx").write_bytes(model.SerializeToString())
-    facts = {"precision": "fp32", "max_batch_size": 64}
-    publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, digits.labels, facts)
+    manifest = {"precision": "fp32", "max_batch_size": 64}
+    publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, digits.labels, manifest)
     return Cheap(directory / "repository", weights)
 
 
 @pytest.fixture
 def cheap_server(own_server, cheap):
-    """As ``own_server``, of the cheap release: it is ready two seconds sooner."""
+    """``own_server`` with the cheap release, which is ready two seconds earlier."""
     return partial(own_server, repository=cheap.repository)

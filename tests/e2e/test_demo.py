@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from servers import run_command
 
 from alexnet_client import Client
 from alexnet_client.images import load_pixels
@@ -171,13 +172,25 @@ async def test_image_files_get_the_same_answers_as_their_pixels(demo, demo_serve
         assert file.label == image.label in COLOURS
 
 
+def verify(demo, repository, target):
+    return run_command(
+        *("alexnet_export", "verify", "--checkpoint", demo.checkpoint, "--repository", repository, "--served", target),
+        *("--data", "folder", "--data-dir", demo.build.parent / "colours"),
+    )
+
+
 def test_the_served_release_passes_its_gate_again(demo, demo_server):
-    command = [sys.executable, "-m", "alexnet_export", "verify", "--checkpoint", str(demo.checkpoint)]
-    command += ["--repository", str(demo.repository), "--served", demo_server.target]
-    command += ["--data", "folder", "--data-dir", str(demo.build.parent / "colours")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    done = verify(demo, demo.repository, demo_server.target)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["answered_by"] == demo_server.target
+
+
+def test_a_server_with_another_version_than_the_repository_is_reported(demo, demo_server, tmp_path):
+    shutil.copytree(demo.repository, tmp_path / "copy")
+    (tmp_path / "copy/alexnet/1").rename(tmp_path / "copy/alexnet/2")
+    done = verify(demo, tmp_path / "copy", demo_server.target)
+    assert done.returncode == 2
+    assert "version 1" in done.stderr
 
 
 def test_make_serve_answers_make_classify_until_it_is_interrupted(demo, tmp_path, free_port):
@@ -201,7 +214,7 @@ def test_make_serve_answers_make_classify_until_it_is_interrupted(demo, tmp_path
             assert len(json.loads(done.stdout.splitlines()[-1])["images"][0]["top"]) == len(COLOURS)
         finally:
             os.killpg(serving.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
-        assert "Triton has stopped." in serving.stdout.read()
+        assert "Triton stopped." in serving.stdout.read()
     failed = subprocess.run(classify, cwd=ROOT, capture_output=True, text=True, env=environment(), check=False)
     assert failed.returncode != 0
     assert f"127.0.0.1:{port}" in failed.stderr

@@ -1,4 +1,4 @@
-"""What the real Triton answers is what PyTorch computes, and a bad request harms nobody."""
+"""The real Triton returns what PyTorch computes, and an invalid request does not affect others."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def canvases(digits):
 
 @pytest.fixture(scope="session")
 def expected(checkpoint, canvases):
-    """What PyTorch answers for them: logits and probabilities, float32 [200, 10]."""
+    """PyTorch's logits and probabilities for these images, float32 [200, 10]."""
     model = ServedModel(checkpoint.network(), checkpoint.normalization).eval()
     with torch.inference_mode():
         logits, probabilities = model(torch.from_numpy(canvases))
     return logits.numpy(), probabilities.numpy()
 
 
-async def test_the_served_answers_equal_pytorchs_for_200_images(server, canvases, expected):
+async def test_the_served_answers_equal_those_of_pytorch(server, canvases, expected):
     logits, probabilities = expected
     async with Client(server.target) as client:
         answers = [await client.infer(canvases[start : start + 50]) for start in range(0, 200, 50)]
@@ -47,7 +47,7 @@ async def test_single_answers_agree_with_batched_ones_row_by_row(server, canvase
     for row, answer in enumerate(answers):
         assert np.abs(answer.logits[0] - expected[0][row]).max() <= 1e-4 * np.ptp(expected[0]), row
     executions = server.metric("nv_inference_exec_count") - before
-    assert executions < 100, "requests in flight together are run together"
+    assert executions < 100, "Triton batches requests that are in flight at the same time"
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 63, 64])
@@ -72,7 +72,7 @@ async def test_a_file_is_classified_by_name(server, digits, tmp_path, canvases, 
 
 
 @pytest.mark.parametrize(
-    ("images", "says"),
+    ("images", "message"),
     [
         (np.zeros((1, 200, 224, 3), np.uint8), r"Expected \[-1,224,224,3\], got \[1,200,224,3\]"),
         (np.zeros((1, 224, 224), np.uint8), r"Expected \[-1,224,224,3\], got \[1,224,224\]"),
@@ -80,16 +80,16 @@ async def test_a_file_is_classified_by_name(server, digits, tmp_path, canvases, 
         (np.zeros((65, 224, 224, 3), np.uint8), "batch-size must be <= 64 for 'alexnet'"),
     ],
 )
-async def test_a_wrong_request_gets_a_clear_error_and_the_next_one_works(server, canvases, images, says):
+async def test_an_invalid_request_is_rejected_and_the_next_one_succeeds(server, canvases, images, message):
     transport = Transport(server.target)
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(BadInput, match=message):
         await transport.infer(encode_request("alexnet", {"image": images}, ["logits"]), Deadline.after(10))
     response = await transport.infer(encode_request("alexnet", {"image": canvases[:1]}, ["logits"]), Deadline.after(10))
     assert list(response.outputs[0].shape) == [1, 10]
     await transport.close()
 
 
-async def test_an_unknown_model_or_output_gets_a_clear_error(server, canvases):
+async def test_an_unknown_model_or_output_is_rejected(server, canvases):
     async with Client(server.target, model="resnet") as client:
         with pytest.raises(BadInput, match="unknown model: 'resnet' is not found"):
             await client.infer(canvases[:1])
@@ -99,14 +99,14 @@ async def test_an_unknown_model_or_output_gets_a_clear_error(server, canvases):
     await transport.close()
 
 
-async def test_only_the_output_that_was_asked_for_is_sent(server, canvases):
+async def test_only_the_requested_output_is_returned(server, canvases):
     transport = Transport(server.target)
     response = await transport.infer(encode_request("alexnet", {"image": canvases[:1]}, ["logits"]), Deadline.after(10))
     assert [output.name for output in response.outputs] == ["logits"]
     await transport.close()
 
 
-async def test_a_cancelled_caller_does_not_disturb_the_others(server, canvases, expected):
+async def test_a_cancelled_call_does_not_affect_the_others(server, canvases, expected):
     async with Client(server.target, timeout_s=60) as client:
         tasks = [asyncio.create_task(client.infer(canvases[row : row + 1])) for row in range(60)]
         await asyncio.sleep(0.1)
