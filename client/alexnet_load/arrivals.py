@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,6 @@ from alexnet_client.files import reason
 
 Times = npt.NDArray[np.float64]
 Sizes = npt.NDArray[np.int32]
-Column = TypeVar("Column", Times, Sizes)
 MAX_REQUESTS = 50_000_000
 """Requests in one schedule: their times use 400 MB."""
 SYNTAX = (
@@ -34,18 +32,12 @@ class Constant:
 
     rate: float
 
-    def __str__(self) -> str:
-        return f"constant:{_exact(self.rate)}"
-
 
 @dataclass(frozen=True)
 class Poisson:
     """Independent requests: the gaps are exponentially distributed with mean 1/rate seconds."""
 
     rate: float
-
-    def __str__(self) -> str:
-        return f"poisson:{_exact(self.rate)}"
 
 
 @dataclass(frozen=True)
@@ -55,18 +47,12 @@ class Ramp:
     first: float
     last: float
 
-    def __str__(self) -> str:
-        return f"ramp:{_exact(self.first)}-{_exact(self.last)}"
-
 
 @dataclass(frozen=True)
 class Steps:
     """Consecutive Poisson processes; each one lasts for an equal part of the run."""
 
     rates: tuple[float, ...]
-
-    def __str__(self) -> str:
-        return f"steps:{','.join(map(_exact, self.rates))}"
 
 
 @dataclass(frozen=True)
@@ -76,9 +62,6 @@ class Burst:
     size: int
     period_s: float
 
-    def __str__(self) -> str:
-        return f"burst:{self.size}/{_exact(self.period_s)}"
-
 
 @dataclass(frozen=True)
 class Trace:
@@ -86,18 +69,12 @@ class Trace:
 
     path: Path
 
-    def __str__(self) -> str:
-        return f"trace:{self.path}"
-
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Callers that send the next request after the answer to the last one: they slow down together with the server."""
+    """Callers that send a request only after the answer to their last one, so they slow down together with the server."""
 
     callers: int
-
-    def __str__(self) -> str:
-        return f"closed:{self.callers}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +85,8 @@ class Schedule:
     sizes: Sizes | None = None
 
 
-Arrivals = Constant | Poisson | Ramp | Steps | Burst | Trace | ClosedLoop
+Generated = Constant | Poisson | Ramp | Steps | Burst
+Arrivals = Generated | Trace | ClosedLoop
 
 
 def _positive(text: str, *, zero: bool = False) -> float:
@@ -123,11 +101,6 @@ def _count(text: str) -> int:
     if value < 1:
         raise ValueError(f"{value} must be at least 1")
     return value
-
-
-def _exact(value: float) -> str:
-    """The shortest text that converts back to the same number."""
-    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _rates(texts: Iterable[str]) -> tuple[float, ...]:
@@ -195,19 +168,17 @@ def schedule(arrivals: Arrivals, *, duration_s: float, seed: int) -> Schedule:
     if isinstance(arrivals, Trace):
         planned = _read_trace(arrivals.path)
     else:
-        expected = max(mean_rate(arrivals) * duration_s, arrivals.size if isinstance(arrivals, Burst) else 0)
+        expected = max(_mean_rate(arrivals) * duration_s, arrivals.size if isinstance(arrivals, Burst) else 0)
         if expected > MAX_REQUESTS:
             raise BadInput(
-                f"{arrivals} for {duration_s:g} s gives {expected:,.0f} requests, the limit is {MAX_REQUESTS:,}; "
-                "reduce the rate or the duration"
+                f"the run would have {expected:,.0f} requests, the limit is {MAX_REQUESTS:,}; reduce the rate or the duration"
             )
         planned = Schedule(_times(arrivals, duration_s, np.random.default_rng(seed)))
     count = int(np.searchsorted(planned.times_s, duration_s, "left"))
     return Schedule(planned.times_s[:count], None if planned.sizes is None else planned.sizes[:count])
 
 
-def mean_rate(arrivals: Arrivals) -> float:
-    """Mean number of requests per second; 0 if it is not known before the run."""
+def _mean_rate(arrivals: Generated) -> float:
     match arrivals:
         case Constant() | Poisson():
             return arrivals.rate
@@ -217,35 +188,6 @@ def mean_rate(arrivals: Arrivals) -> float:
             return sum(arrivals.rates) / len(arrivals.rates)
         case Burst():
             return arrivals.size / arrivals.period_s
-        case _:
-            return 0.0
-
-
-def with_rate(arrivals: Arrivals, rate: float) -> Arrivals:
-    """Return the same process with another mean rate, requests per second.
-
-    Raises:
-        BadInput: the rate of a trace or a closed loop cannot be changed, or the rate is not positive and finite.
-    """
-    if not 0 < rate < math.inf:
-        raise BadInput(f"the rate must be positive and finite, got {rate}")
-    factor = rate / mean_rate(arrivals) if mean_rate(arrivals) else 0.0
-    match arrivals:
-        case Constant() | Poisson():
-            return replace(arrivals, rate=rate)
-        case Ramp() if factor:
-            return Ramp(arrivals.first * factor, arrivals.last * factor)
-        case Steps() if factor:
-            return Steps(tuple(each * factor for each in arrivals.rates))
-        case Burst():
-            return Burst(arrivals.size, arrivals.period_s / factor)
-        case _:
-            raise BadInput(f"the rate of {arrivals} cannot be changed; use constant, poisson, ramp, steps or burst")
-
-
-def share_of(column: Column, sender: int, senders: int) -> Column:
-    """Entries of a column for one of several senders: every ``senders``-th one, starting with number ``sender``."""
-    return column[sender::senders]
 
 
 def parse_sizes(text: str) -> tuple[tuple[int, float], ...]:
@@ -276,7 +218,7 @@ def draw_sizes(sizes: tuple[tuple[int, float], ...], *, count: int, seed: int) -
     return rng.choice(np.array(values, np.int32), size=count, p=np.array(shares) / sum(shares))
 
 
-def _times(arrivals: Constant | Poisson | Ramp | Steps | Burst, duration_s: float, rng: np.random.Generator) -> Times:
+def _times(arrivals: Generated, duration_s: float, rng: np.random.Generator) -> Times:
     match arrivals:
         case Constant():
             return np.arange(math.ceil(arrivals.rate * duration_s)) / arrivals.rate
@@ -300,7 +242,8 @@ def _poisson(rate: float, duration_s: float, rng: np.random.Generator) -> Times:
 
 def _ramp(ramp: Ramp, duration_s: float, rng: np.random.Generator) -> Times:
     """A Poisson process in expected counts, mapped to time by the inverse of the integral of the rate."""
-    expected = np.sort(rng.random(rng.poisson(mean_rate(ramp) * duration_s))) * mean_rate(ramp) * duration_s
+    total = _mean_rate(ramp) * duration_s
+    expected = np.sort(rng.random(rng.poisson(total))) * total
     slope = (ramp.last - ramp.first) / duration_s
     # expected(t) = first t + slope t^2 / 2; this form of its root stays exact when the slope is small
     times: Times = 2 * expected / (ramp.first + np.sqrt(np.maximum(ramp.first**2 + 2 * slope * expected, 0)))

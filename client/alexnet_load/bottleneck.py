@@ -15,12 +15,12 @@ LARGE_SHARE = 0.4
 WAITING = {
     "server queue": (
         "queue",
-        "but the instances are not busy: check the queue delay and the rate limiter, or add instances",
+        "although the instances are not busy: check the queue delay and the rate limiter, or add instances",
     ),
     "client queue": ("client", "because the client allows too few requests in flight, or waits to fill batches"),
     "network and front end": (
         "network",
-        "between client and server queue: network, copies, or a server short of CPU time",
+        "between the client and the server queue: network, copies, or too little CPU time for the server",
     ),
 }
 """Phases without computation: the bottleneck they indicate, and its cause."""
@@ -64,13 +64,7 @@ def phases_s(client: ClientStatistics, server: ServerStatistics | None) -> dict[
 
 
 def find_bottleneck(summary: Summary, client: ClientStatistics | None, server: ServerStatistics | None) -> Bottleneck:
-    """Find the bottleneck of a run.
-
-    Args:
-        summary: its results.
-        client: statistics of the clients; None if the run file is incomplete.
-        server: statistics of the servers; None if they are not available.
-    """
+    """Find the bottleneck of a run; ``client`` and ``server`` are those of ``Run``."""
     if client is None:
         return Bottleneck("unknown", "The run file is incomplete: it contains no statistics.", ())
     name, reason = _name_and_reason(summary, client, server)

@@ -46,9 +46,7 @@ def run(
     make: of.MakePlan,
     rate: Annotated[
         float | None,
-        typer.Option(
-            "--rate", "-r", help=f"Poisson arrivals with this number of requests per second [default: {DEFAULT_RATE:g}]"
-        ),
+        typer.Option("--rate", "-r", help=f"requests per second, Poisson arrivals [default: {DEFAULT_RATE:g}]"),
     ] = None,
     arrivals: of.Arrivals = "",
     concurrency: Annotated[
@@ -57,7 +55,7 @@ def run(
     duration: of.Duration = 60.0,
     slo: Annotated[str, typer.Option(help="exit 1 if this SLO is violated, such as p99=50ms,errors=0.1%")] = "",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="directory for run.jsonl.gz and index.html; default: none")
+        Path | None, typer.Option("--output", "-o", help="directory for the run file and the HTML page")
     ] = None,
     warm_up: of.WarmUp = 2.0,
     metrics: of.Metrics = "",
@@ -86,7 +84,7 @@ def run(
 def report(
     file: Annotated[Path, typer.Argument(help="run file, run.jsonl.gz")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="file for the HTML page; default: only the tables")
+        Path | None, typer.Option("--output", "-o", help="file for the HTML page, such as run.html")
     ] = None,
     as_json: of.Json = False,
 ) -> None:
@@ -101,11 +99,11 @@ def report(
 def compare(
     before: Annotated[Path, typer.Argument(help="file of the reference run")],
     after: Annotated[Path, typer.Argument(help="file of the run to evaluate")],
-    max_change: Annotated[float, typer.Option(help="limit for each metric except errors, 0.05 for 5 % worse")] = 0.05,
+    max_change: Annotated[float, typer.Option(help="limit for latencies and rates, 0.05 for 5 % worse")] = 0.05,
     max_errors: Annotated[float, typer.Option(help="limit for additional failed requests, 0.01 for 1 % of all")] = 0.01,
     as_json: of.Json = False,
 ) -> None:
-    """Compare two runs; exit 1 if a metric of the second run is significantly worse than the limit."""
+    """Compare two runs; exit 1 if a metric of the second run is worse by more than its limit, with 95 % confidence."""
     from alexnet_load.compare import compare_runs
     from alexnet_load.run_file import read_run
 
@@ -122,27 +120,24 @@ def slo(
     objective: Annotated[str, typer.Argument(metavar="SLO", help="the SLO, such as p99=50ms,errors=0.1%")],
     start_rate: Annotated[float, typer.Option(help="rate of the first trial, requests per second")] = 20.0,
     max_rate: Annotated[float, typer.Option(help="highest rate to try, requests per second")] = 100_000.0,
-    precision: Annotated[float, typer.Option(help="precision of the result, 0.05 for 5 %")] = 0.05,
-    repeats: Annotated[int, typer.Option(min=1, help="number of trials that decide about a rate")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="trials at each rate; the majority decides")] = 3,
     duration: of.Duration = 10.0,
-    arrivals: of.TrialArrivals = "poisson",
     warm_up: of.WarmUp = 1.0,
     as_json: of.Json = False,
 ) -> None:
-    """Search the highest rate that meets an SLO; exit 1 if there is none."""
+    """Search for the highest rate that meets an SLO; exit 1 if no rate does."""
     from alexnet_load.slo_search import search
     from alexnet_load.trials import Trials
 
     with _errors_reported():
         limits = parse_slo(objective)
-        plan = make(arrivals=f"{arrivals}:{start_rate:g}", duration_s=duration, warm_up_s=warm_up)
+        plan = make(duration_s=duration, warm_up_s=warm_up)
         with terminal_report.progress(f"searching {objective}", seconds=duration, quiet=as_json) as on_progress:
             result = search(
                 Trials(plan, limits, on_progress=on_progress),
                 limits,
                 start_rate=start_rate,
                 max_rate=max_rate,
-                precision=precision,
                 repeats=repeats,
             )
         terminal_report.report_search(result, limits, quiet=as_json)
@@ -161,7 +156,6 @@ def sweep(
         Path | None, typer.Option("--output", "-o", help="file for the HTML page, such as sweep.html")
     ] = None,
     duration: of.Duration = 10.0,
-    arrivals: of.TrialArrivals = "poisson",
     warm_up: of.WarmUp = 1.0,
     as_json: of.Json = False,
 ) -> None:
@@ -173,11 +167,12 @@ def sweep(
         limits = parse_slo(slo) if slo else None
         if limits is not None and limits.percentile != 99:
             raise BadInput(f"{slo}: the curve shows the p99, so its SLO must limit the p99")
-        plan = make(arrivals=f"{arrivals}:{low:g}", duration_s=duration, warm_up_s=warm_up)
+        rates = sweep_rates(low, high, steps)
+        plan = make(arrivals=f"poisson:{low}", duration_s=duration, warm_up_s=warm_up)
         if output is not None:
             check_writable(output)  # before all the runs
         points: list[CurvePoint] = []
-        for rate in sweep_rates(low, high, steps):
+        for rate in rates:
             title = f"{rate:.0f} requests/s, {len(points) + 1} of {steps}"
             with terminal_report.progress(title, seconds=duration, quiet=as_json) as on_progress:
                 points.append(measure_point(plan, rate, on_progress=on_progress))
@@ -190,31 +185,28 @@ def tune(
     make: of.MakePlan,
     slo: Annotated[str, typer.Option(help="the SLO, such as p99=50ms,errors=0.1%")],
     repository: Annotated[
-        Path, typer.Option("--repository", help="Triton model repository; it is served on free ports")
+        Path, typer.Option("--repository", help="Triton model repository; copies of it are served on free ports")
     ] = Path("model_repository"),
     name: Annotated[str, typer.Option(help="name of the configuration to write: configs/NAME.pbtxt")] = "tuned",
-    start_rate: Annotated[float, typer.Option(help="rate of the first trial, requests per second")] = 20.0,
     duration: of.Duration = 4.0,
-    arrivals: of.TrialArrivals = "poisson",
     warm_up: of.WarmUp = 0.5,
     as_json: of.Json = False,
 ) -> None:
     """Tune the Triton configuration of a model for an SLO; exit 1 if no setting meets it.
 
-    Changes instances, threads, queue delay and preferred batch size, and writes the best ones as a named configuration.
+    Tries instances, threads, queue delays and preferred batch sizes, and writes the best setting as a named configuration.
     """
     from alexnet_load.tune import configuration_path, tune_repository, write_configuration
 
     with _errors_reported():
         limits = parse_slo(slo)
-        plan = make(arrivals=f"{arrivals}:{start_rate:g}", duration_s=duration, warm_up_s=warm_up)
+        plan = make(duration_s=duration, warm_up_s=warm_up)
         configuration_path(repository, plan.model, name)  # reports errors before all the trials
         with terminal_report.progress("tuning", seconds=duration, quiet=as_json) as on_progress:
             tuned = tune_repository(
                 repository,
                 plan,
                 limits,
-                start_rate=start_rate,
                 on_step=lambda text: terminal_report.status(text, quiet=as_json),
                 on_progress=on_progress,
             )

@@ -17,29 +17,11 @@ from alexnet_load.run import OK, Plan, Run
 from alexnet_load.summary import PERCENTILES, Summary, percentiles, warnings
 from alexnet_load.sweep import CurvePoint
 
-ARRIVALS = {
-    "constant": "{} requests/s at equal intervals",
-    "poisson": "{} requests/s on average, Poisson arrivals",
-    "ramp": "Poisson arrivals from {1} to {2} requests/s",
-    "steps": "Poisson arrivals with {} requests/s in turn",
-    "burst": "bursts of {1} requests every {2} s",
-    "trace": "recorded arrivals from {}",
-    "closed": "{} callers that wait for their answers",
-}
-SEPARATORS = {"ramp": "-", "burst": "/"}
-
 
 def write_run_page(
     path: Path, run: Run, summary: Summary, bottleneck: Bottleneck, *, slo_ms: float | None = None
 ) -> None:
-    """Write the report of a run.
-
-    Args:
-        path: the file; directories are created.
-        run: the run.
-        summary: its results.
-        bottleneck: its bottleneck.
-        slo_ms: limit of the response time to show in the charts, milliseconds.
+    """Write the report of a run; ``slo_ms`` is a limit of the response time to show in the charts, milliseconds.
 
     Raises:
         BadInput: the file cannot be written.
@@ -54,7 +36,6 @@ def write_run_page(
         summary=summary,
         bottleneck=bottleneck,
         warnings=warnings(run, summary),
-        arrivals=describe_arrivals(run.plan),
         charts={name: Markup(svg) for name, svg in _charts(run, summary, slo_ms).items()},  # noqa: S704  our own SVG
         rows=rows,
         names=[*(f"p{each:g}" for each in PERCENTILES if f"p{each:g}" in rows["lag"] | rows["response"]), "max"],
@@ -111,14 +92,6 @@ def _counts(run: Run) -> list[tuple[str, int, int | None]]:
         ("requests failed", sum(client.attempts.values()) - ok, server.failure if server else None),
         ("images answered", client.images, server.inferences if server else None),
     ]
-
-
-def describe_arrivals(plan: Plan) -> str:
-    """Return the arrival process of a plan in words."""
-    kind, _, rest = plan.arrivals.partition(":")
-    first, _, last = rest.partition(SEPARATORS.get(kind, ","))
-    text = ARRIVALS[kind].format(rest, first, last) if kind in ARRIVALS else plan.arrivals
-    return f"{'Closed' if plan.closed_loop else 'Open'} loop, {text}"
 
 
 def _write(path: Path, template: str, **content: Any) -> None:

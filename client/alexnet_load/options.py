@@ -15,19 +15,16 @@ from alexnet_client.resolver import parse_targets
 from alexnet_load.arrivals import SYNTAX, parse_arrivals, parse_sizes
 from alexnet_load.run import NO_BATCHING, Plan
 
-Target = Annotated[str, typer.Option("--target", "-t", help="host:port of the gRPC endpoint of one or several servers")]
+Target = Annotated[str, typer.Option("--target", "-t", help="gRPC endpoint, host:port; several separated by commas")]
 Model = Annotated[str, typer.Option("--model", "-m", help="name of the model on the server")]
 Duration = Annotated[float, typer.Option("--duration", "-d", help="length of a run including the warm-up, seconds")]
 WarmUp = Annotated[float, typer.Option(help="time at the start of a run that is excluded from the results, seconds")]
 Sizes = Annotated[str, typer.Option(help="images per request: 4, or sizes with their shares such as 1:0.8,8:0.2")]
-Images = Annotated[str, typer.Option(help="directory with images to send, or: generated")]
+Images = Annotated[str, typer.Option(help="directory of images to send; or generated, for random images")]
 Senders = Annotated[int, typer.Option("--senders", min=1, max=64, help="number of sender processes")]
 Timeout = Annotated[float, typer.Option(help="deadline of a request, seconds")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of arrival times, request sizes and generated images")]
 MaxBatch = Annotated[int | None, typer.Option(min=1, help="maximum batch size of the client, images")]
-MaxDelay = Annotated[
-    float | None, typer.Option(min=0, help="maximum time for which the client delays a batch to fill it, ms")
-]
 NoBatching = Annotated[
     bool, typer.Option("--no-batching", help="send each request immediately and unchanged, like many separate clients")
 ]
@@ -37,21 +34,19 @@ MetricsPort = Annotated[
         "--metrics-port",
         min=0,
         max=65_000,
-        help="port of the client metrics for Prometheus, such as 8003; further senders use the next ports; 0: no metrics",
+        help="port on which the first sender serves its metrics for Prometheus; the others use the next ports; 0: none",
     ),
 ]
-MetricsAddress = Annotated[str, typer.Option(help="address of the client metrics, which have no authentication")]
 Tls = Annotated[str, typer.Option(help="directory with ca.crt, tls.crt and tls.key for mutual TLS")]
 TlsName = Annotated[str, typer.Option(help="host name in the server certificate, if it differs from the address")]
 Metrics = Annotated[
-    str, typer.Option(help="host:port of Triton's metrics, for servers whose statistics you may not read")
+    str, typer.Option(help="host:port of Triton's metrics; needed for servers whose administration key you do not have")
 ]
 Arrivals = Annotated[str, typer.Option(help=f"arrival process: {SYNTAX}")]
-TrialArrivals = Annotated[str, typer.Option(help="arrival process: constant or poisson")]
 Json = Annotated[bool, typer.Option("--json", help="print only the JSON line")]
 
 MakePlan = Callable[..., Plan]
-"""Makes the plan of a command from ``arrivals``, ``duration_s`` and ``warm_up_s``."""
+"""Makes the plan of a command from ``duration_s``, ``warm_up_s`` and, unless each trial sets them, ``arrivals``."""
 
 
 def with_plan(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -88,19 +83,15 @@ def _shared_options(
     timeout: Timeout = 10.0,
     seed: Seed = 0,
     max_batch: MaxBatch = None,
-    max_delay_ms: MaxDelay = None,
     no_batching: NoBatching = False,
     metrics_port: MetricsPort = 0,
-    metrics_address: MetricsAddress = "127.0.0.1",
     tls: Tls = "",
     tls_name: TlsName = "",
 ) -> None:
     """Only the signature is used."""
 
 
-def _make_plan(
-    *, sizes: str, timeout: float, max_batch: int | None, max_delay_ms: float | None, no_batching: bool, **plan: Any
-) -> Plan:
+def _make_plan(*, sizes: str, timeout: float, max_batch: int | None, no_batching: bool, **plan: Any) -> Plan:
     """Validate the options; raises ``BadInput``."""
     if not 0 <= plan["warm_up_s"] < plan["duration_s"]:
         raise BadInput(
@@ -108,11 +99,8 @@ def _make_plan(
         )
     if max_batch and no_batching:
         raise BadInput("--max-batch and --no-batching exclude each other")
-    parse_arrivals(plan["arrivals"])
-    parse_targets(plan["target"])
-    batching: dict[str, Any] = dict(NO_BATCHING) if no_batching else {}
-    if max_batch:
-        batching["max_batch"] = max_batch
-    if max_delay_ms is not None:
-        batching["max_delay_s"] = max_delay_ms / 1000
-    return Plan(sizes=parse_sizes(sizes), timeout_s=timeout, batching=batching, **plan)
+    batching = NO_BATCHING if no_batching else {"max_batch": max_batch} if max_batch else {}
+    made = Plan(sizes=parse_sizes(sizes), timeout_s=timeout, batching=batching, **plan)
+    parse_arrivals(made.arrivals)
+    parse_targets(made.target)
+    return made

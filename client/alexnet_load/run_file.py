@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -47,14 +46,7 @@ class Record(NamedTuple):
 
 
 class RunWriter:
-    """Writes a run while it is in progress.
-
-    Args:
-        path: the file; an existing one is replaced.
-        plan: what is sent.
-        machine: CPU of the load generator.
-        started: start time, ISO 8601.
-        version: version of this package.
+    """Writes a run while it is in progress; an existing file is replaced. The arguments are those of ``Run``.
 
     Raises:
         BadInput: the file cannot be written.
@@ -73,9 +65,7 @@ class RunWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def write(self, records: Iterable[Record]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +51,7 @@ OnProgress = Callable[[Progress], None]
 def run_plan(
     plan: Plan, *, path: Path | None = None, metrics: str = "", on_progress: OnProgress = lambda progress: None
 ) -> Run:
-    """Run a load test.
+    """Run a load test; only the main thread can do so, because it handles Ctrl-C.
 
     Ctrl-C stops sending, and the result covers the requests sent until then. A second Ctrl-C cancels the open requests, a
     third one raises ``KeyboardInterrupt``.
@@ -86,9 +85,8 @@ def _run(plan: Plan, path: Path, metrics: str, on_progress: OnProgress) -> None:
                 writer.write(records)
                 on_progress(recent.add(records))
 
-            with _sigint_stops(
-                senders
-            ) as interrupts:  # until the file is complete, so that Ctrl-C never loses the result
+            # until the file is complete, so that Ctrl-C never loses the result
+            with _sigint_stops(senders) as interrupts:
                 senders.receive_records(on_records)
                 client = merge_statistics(senders.statistics, wall_s=recent.last_s, interrupted=bool(interrupts))
                 server, missing = recorder.finish(expected_requests=client.attempts.get(OK))
@@ -119,9 +117,6 @@ class _RecentRequests:
 def _sigint_stops(senders: SenderProcesses) -> Iterator[list[int]]:
     """Ctrl-C stops the senders while the block runs; the list receives one entry per Ctrl-C."""
     interrupts: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupts  # only the main thread can set signal handlers
-        return
 
     def on_sigint(number: int, _: object) -> None:
         interrupts.append(number)

@@ -7,7 +7,6 @@ import gc
 import math
 import time
 from collections.abc import Coroutine, Sequence
-from types import TracebackType
 from typing import Self
 
 from prometheus_client import CollectorRegistry
@@ -15,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from alexnet_client import BatchOptions, Client
 from alexnet_client.events import Event, outcome_of
 from alexnet_client.metrics import ClientMetrics, MetricsServer, serve_metrics
-from alexnet_load.arrivals import ClosedLoop, draw_sizes, parse_arrivals, schedule, share_of
+from alexnet_load.arrivals import ClosedLoop, draw_sizes, parse_arrivals, schedule
 from alexnet_load.client_statistics import count_event
 from alexnet_load.run import OK, ClientStatistics, Plan
 from alexnet_load.run_file import Record
@@ -63,9 +62,7 @@ class Sender:
         """
         plan = self._plan
         if plan.metrics_port:
-            self._metrics_server = serve_metrics(
-                plan.metrics_port + self._number, address=plan.metrics_address, registry=self._registry
-            )
+            self._metrics_server = serve_metrics(plan.metrics_port + self._number, registry=self._registry)
         arrivals = parse_arrivals(plan.arrivals)
         signature = await self._client.signature()
         if isinstance(arrivals, ClosedLoop):
@@ -76,8 +73,8 @@ class Sender:
             sizes = planned.sizes
             if sizes is None:
                 sizes = draw_sizes(plan.sizes, count=len(planned.times_s), seed=plan.seed)
-            self._times = share_of(planned.times_s, self._number, plan.senders)
-            self._sizes = share_of(sizes, self._number, plan.senders)
+            self._times = planned.times_s[self._number :: plan.senders]
+            self._sizes = sizes[self._number :: plan.senders]
         largest = int(self._sizes.max(initial=1))
         self._workload = open_workload(plan.images, encoded=signature.encoded, largest=largest, seed=plan.seed)
         gc.collect()
@@ -107,9 +104,7 @@ class Sender:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         tasks = [*self._tasks, *([] if self._sending is None else [self._sending])]
         for task in tasks:
             task.cancel()

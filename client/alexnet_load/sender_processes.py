@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
 from typing import Any, Self
 
 from alexnet_client.errors import ClientError, ServerFault
@@ -26,11 +24,7 @@ PROCESS_DIED = "a sender process died; its error output, if any, is above"
 
 
 class SenderProcesses:
-    """``plan.senders`` processes, which are stopped at the end of the ``with`` block.
-
-    Args:
-        plan: what they send together.
-    """
+    """The ``plan.senders`` processes of a run, which are stopped at the end of the ``with`` block."""
 
     def __init__(self, plan: Plan) -> None:
         context = multiprocessing.get_context("spawn")
@@ -50,9 +44,7 @@ class SenderProcesses:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for pipe in self._pipes:
             pipe.close()  # a sender whose pipe is closed exits
         for process in self._processes:
@@ -119,9 +111,6 @@ class SenderProcesses:
 @contextmanager
 def _sigint_ignored() -> Iterator[None]:
     """Processes started in this block ignore Ctrl-C from the beginning: the parent process handles it and stops them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can set signal handlers
-        return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -131,7 +120,6 @@ def _sigint_ignored() -> Iterator[None]:
 
 def _main(pipe: Connection, plan: Plan, number: int) -> None:
     """Entry point of a sender process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # needed if a thread other than the main thread started this process
     with suppress(EOFError, OSError, asyncio.CancelledError):  # the parent process has exited
         try:
             asyncio.run(_run_sender(pipe, plan, number))

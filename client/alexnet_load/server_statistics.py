@@ -46,14 +46,12 @@ class Snapshot:
 
     Attributes:
         at_s: time on the clock of ``time.monotonic``.
-        servers: number of servers.
         instances: instances of the models that compute.
         counts: counters; they decrease only when a server restarts.
         batches: images in an execution -> number of executions of this size.
     """
 
     at_s: float
-    servers: int
     instances: int
     counts: dict[str, float]
     batches: dict[int, int] = field(default_factory=dict)
@@ -139,7 +137,6 @@ def difference(before: Snapshot, after: Snapshot) -> ServerStatistics:
         raise ServerFault("a server restarted during the run, so its counters do not cover the run")
     seconds = ("queue_s", "input_s", "infer_s", "output_s", "request_s", "busy_s")
     return ServerStatistics(
-        servers=after.servers,
         instances=after.instances,
         batches={size: count for size, count in batches.items() if count},
         wall_s=after.at_s - before.at_s,
@@ -158,7 +155,7 @@ def _sum(snapshots: list[Snapshot]) -> Snapshot:
         counts.update(each.counts)
         batches.update(each.batches)
     instances = sum(each.instances for each in snapshots)
-    return Snapshot(snapshots[0].at_s, len(snapshots), instances, dict(counts), dict(batches))
+    return Snapshot(snapshots[0].at_s, instances, dict(counts), dict(batches))
 
 
 async def _read_statistics(address: str, model: str, connection: Connection) -> Snapshot:
@@ -203,7 +200,7 @@ def _snapshot(own: list[Any], computed: list[Any], *, at_s: float, instances: in
     for batch in (batch for each in computed for batch in each.batch_stats):
         batches[batch.batch_size] += batch.compute_infer.count
         counts["busy_s"] += sum(getattr(batch, phase).ns for phase in list(PHASES.values())[1:]) / NS
-    return Snapshot(at_s, 1, max(1, instances), counts, dict(batches))
+    return Snapshot(at_s, max(1, instances), counts, dict(batches))
 
 
 def _read_metrics(address: str, model: str) -> Snapshot:
@@ -221,4 +218,4 @@ def _read_metrics(address: str, model: str) -> Snapshot:
         counter: sum(each.value for each in samples if each.name.removesuffix("_total") == metric) / scale
         for counter, (metric, scale) in METRICS.items()
     }
-    return Snapshot(time.monotonic(), 1, 1, {**counts, "busy_s": 0.0})
+    return Snapshot(time.monotonic(), 1, {**counts, "busy_s": 0.0})

@@ -12,6 +12,11 @@ from alexnet_load.slo import Slo, Trial
 CONFIDENCE = 0.95
 CONFIRMATIONS = 5
 """Additional trials at the result; all but one of them must meet the SLO."""
+LOWER_BOUNDS = {4: 0.343, 5: 0.549}
+"""One-sided lower bound, with ``CONFIDENCE``, of the share of trials that meet the SLO if 4 or 5 of 5 do.
+
+Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
+"""
 MAX_TRIALS = 80
 MIN_SHARE = 1 / 1024
 """The search ends without a result below this share of the start rate."""
@@ -198,7 +203,7 @@ def _confidence(state: _Search) -> str:
     if state.confirmed:
         text = (
             f"{state.confirmed} of {CONFIRMATIONS} confirmation trials of at least {fewest:,} requests met the SLO: with "
-            f"{CONFIDENCE:.0%} confidence, at least {lower_bound(state.confirmed, CONFIRMATIONS):.0%} of such trials do"
+            f"{CONFIDENCE:.0%} confidence, at least {LOWER_BOUNDS[state.confirmed]:.0%} of such trials do"
         )
     else:
         met = sum(each.meets(slo) for each in trials)
@@ -211,21 +216,3 @@ def _confidence(state: _Search) -> str:
     if unsteady:
         text += f"; {unsteady} of {len(trials)} trials did not reach a steady state"
     return text
-
-
-def lower_bound(successes: int, trials: int) -> float:
-    """Return the one-sided lower confidence bound of a success probability, at ``CONFIDENCE``.
-
-    Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
-    """
-    low, high = 0.0, 1.0 if successes else 0.0
-    for _ in range(
-        60
-    ):  # bisection: the probability of at least this many successes increases with the success probability
-        middle = (low + high) / 2
-        probability = sum(
-            math.comb(trials, count) * middle**count * (1 - middle) ** (trials - count)
-            for count in range(successes, trials + 1)
-        )
-        low, high = (middle, high) if probability < 1 - CONFIDENCE else (low, middle)
-    return low

@@ -71,7 +71,7 @@ def _test_trend(times_s: Values, values_ms: Values, *, span_s: float) -> SteadyS
     if overload:
         return SteadyState(
             None,
-            f"the response time grows by {slope / 1000:.2g} s per second, because requests arrive faster than answers",
+            f"the response time grows by {slope / 1000:.2g} s per second, because requests arrive faster than they are answered",
         )
     direction = "grows" if slope > 0 else "falls"
     return SteadyState(

@@ -44,13 +44,7 @@ def status(text: str, *, quiet: bool) -> None:
 
 @contextmanager
 def progress(title: str, *, seconds: float, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Show a progress bar with live metrics on a terminal while the block runs; yield the function that updates it.
-
-    Args:
-        title: description of the run.
-        seconds: planned length of the run.
-        quiet: show nothing.
-    """
+    """Show a progress bar on a terminal while the block runs; yield the function that updates it."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}")
     stderr = _stderr(quiet)
     with Bar(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:

@@ -19,11 +19,10 @@ STOP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class TrialServer:
-    """A running launcher: address, process ID, log file, and seconds from its start until all models are ready."""
+    """A running launcher: address, process ID, and seconds from its start until all models are ready."""
 
     target: str
     pid: int
-    log: Path
     ready_s: float
 
 
@@ -58,7 +57,7 @@ def serving(repository: Path, *options: str, log: Path) -> Iterator[TrialServer]
             assert process.stderr is not None
             if "Serving" not in process.stdout.readline():
                 raise Unavailable(f"the server did not start: {process.stderr.read().strip() or f'see {log}'}")
-            yield TrialServer(f"127.0.0.1:{grpc_port}", process.pid, log, time.perf_counter() - started_s)
+            yield TrialServer(f"127.0.0.1:{grpc_port}", process.pid, time.perf_counter() - started_s)
         finally:
             process.terminate()
             try:

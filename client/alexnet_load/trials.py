@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 
-from alexnet_load.arrivals import parse_arrivals, with_rate
 from alexnet_load.run import Plan
 from alexnet_load.runner import OnProgress, run_plan
 from alexnet_load.slo import Slo, Trial
@@ -14,12 +13,9 @@ from alexnet_load.sweep import CurvePoint
 
 
 class Trials:
-    """Runs a plan at any rate; each trial uses another seed, because equal arrivals give no new information.
+    """Runs a plan at any rate, and reports the percentile of the SLO.
 
-    Args:
-        plan: the plan of a trial.
-        slo: defines the percentile to report.
-        on_progress: called several times per second.
+    Each trial uses another seed, because equal arrivals give no new information.
     """
 
     def __init__(self, plan: Plan, slo: Slo, *, on_progress: OnProgress) -> None:
@@ -61,9 +57,8 @@ def measure_point(plan: Plan, rate: float, *, on_progress: OnProgress) -> CurveP
 
 
 def _run(plan: Plan, rate: float, on_progress: OnProgress) -> Summary:
-    """Results of a run at a mean rate; Ctrl-C ends the whole command, because an interrupted run is not a valid trial."""
-    arrivals = str(with_rate(parse_arrivals(plan.arrivals), rate))
-    run = run_plan(replace(plan, arrivals=arrivals), on_progress=on_progress)
+    """Results of a run with Poisson arrivals; Ctrl-C ends the whole command, because an interrupted run is no valid trial."""
+    run = run_plan(replace(plan, arrivals=f"poisson:{rate}"), on_progress=on_progress)
     if run.client is not None and run.client.interrupted:
         raise KeyboardInterrupt
     return summarize(run)

@@ -1,8 +1,8 @@
 """Tune Triton's instances, threads, queue delay and preferred batch size for an SLO, with trials on real servers.
 
-The search changes one thing at a time: first instances x threads, then the queue delay, then the preferred batch size. Each
-time the setting with the highest rate that meets the SLO is kept. At the end the best setting and the default are measured in
-turns, and the default stays unless the best one wins every time.
+The search varies one dimension after the other: instances x threads, queue delay, preferred batch size. After each, it keeps
+the setting with the highest rate that meets the SLO. At the end the best setting and the default are measured alternately
+``ROUNDS`` times; the default stays unless the best setting is faster each time.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ Changes: TypeAlias = dict[str, list[dict[str, Any]]]
 ROUNDS = 3
 """Comparisons of the best setting with the default."""
 PRECISION = 0.1
+START_RATE = 20.0
+"""Rate of the first trial, requests per second."""
 SEEDS_PER_MEASUREMENT = 1000
 """More than a search has trials, so that no two measurements use the same arrivals."""
 THREADS = "intra_op_thread_count"
@@ -94,12 +96,7 @@ class Tuned:
 
 
 def changes(*, cpus: int, max_batch: int) -> Changes:
-    """Return the values to try, by dimension.
-
-    Args:
-        cpus: CPUs of the server.
-        max_batch: maximum batch size of the model.
-    """
+    """Return the values to try, by dimension, for a server with ``cpus`` CPUs and a maximum batch size."""
     split = [(2**power, cpus // 2**power) for power in range(1, cpus.bit_length()) if 2**power <= cpus]
     shapes = dict.fromkeys([(1, 0), (2, 0), *split, (cpus, 1)])
     return {
@@ -140,9 +137,8 @@ def tune_repository(
     plan: Plan,
     slo: Slo,
     *,
-    start_rate: float,
-    on_step: Callable[[str], None] = lambda text: None,
-    on_progress: OnProgress = lambda progress: None,
+    on_step: Callable[[str], None],
+    on_progress: OnProgress,
 ) -> Tuned:
     """Tune a model of a repository on servers that are started for this purpose.
 
@@ -150,7 +146,6 @@ def tune_repository(
         repository: the repository; its files are not changed.
         plan: plan of a trial; its target is replaced.
         slo: the SLO.
-        start_rate: start rate of the first search, requests per second.
         on_step: called with the result of each measurement.
         on_progress: called several times per second during a trial.
 
@@ -159,11 +154,11 @@ def tune_repository(
     """
     config = read_config(repository, plan.model)
     default = setting_of(config)
-    rates = {default: start_rate}
+    rates = {default: START_RATE}
     measurements = itertools.count()
 
     def measure(setting: Setting) -> float:
-        start = rates.get(setting) or rates[default] or start_rate
+        start = rates.get(setting) or rates[default] or START_RATE
         trial_plan = replace(plan, seed=plan.seed + SEEDS_PER_MEASUREMENT * next(measurements))
         try:
             rate = measure_setting(repository, setting, trial_plan, slo, start_rate=start, on_progress=on_progress)
@@ -191,14 +186,7 @@ def measure_setting(
 ) -> float:
     """Return the highest rate at which a setting meets the SLO, requests per second; it is served for this purpose.
 
-    Args:
-        repository: the repository; its files are not changed.
-        setting: the setting to measure.
-        plan: plan of a trial; its target is replaced.
-        slo: the SLO.
-        start_rate: rate of the first trial, requests per second.
-        max_rate: highest rate to try.
-        on_progress: called several times per second during a trial.
+    The arguments are those of ``tune_repository`` and of ``search``.
 
     Raises:
         ClientError: the setting cannot be served, or the plan is invalid.
@@ -287,12 +275,7 @@ def configuration_path(repository: Path, model: str, name: str) -> Path:
 def write_configuration(repository: Path, model: str, tuned: Tuned, name: str, slo: Slo) -> Path:
     """Write the best setting as ``configs/<name>.pbtxt``, for ``alexnet-server serve --config-name``.
 
-    Args:
-        repository: the repository.
-        model: name of the model.
-        tuned: result of tuning.
-        name: name of the configuration; an existing one is replaced.
-        slo: the SLO, for a comment in the file.
+    An existing configuration of this name is replaced. A comment in the file states the SLO and the result.
 
     Raises:
         BadInput: the name is invalid, or the file cannot be written.

@@ -32,18 +32,19 @@ def test_every_event_is_counted():
 
 
 def test_the_statistics_of_several_senders_are_added():
-    one = counted(
-        Attempted("a:1", "ok"), BatchCompleted(1, 1, 2, 3), cpu_s=(1.5,), errors={"deadline_exceeded": "first"}
+    answered = Attempted("a:1", "ok"), BatchCompleted(1, 1, 2, 3)
+    one = counted(*answered, cpu_s=(1.5,), errors={"deadline_exceeded": "first"})
+    errors = {"deadline_exceeded": "second", "closed": "x"}
+    two = counted(*answered, BatchCompleted(4, 0, 0, 0), cpu_s=(2.5,), errors=errors)
+    assert merge_statistics([one, two], wall_s=3, interrupted=True) == ClientStatistics(
+        wall_s=3,
+        cpu_s=(1.5, 2.5),
+        attempts={"ok": 2},
+        batches={1: 2, 4: 1},
+        images=6,
+        encoded_s=2,
+        served_s=4,
+        decoded_s=6,
+        errors={"deadline_exceeded": "first", "closed": "x"},
+        interrupted=True,
     )
-    two = counted(
-        Attempted("a:1", "ok"),
-        BatchCompleted(1, 1, 2, 3),
-        BatchCompleted(4, 0, 0, 0),
-        cpu_s=(2.5,),
-        errors={"deadline_exceeded": "second", "closed": "x"},
-    )
-    total = merge_statistics([one, two], wall_s=3, interrupted=True)
-    assert (total.attempts, total.wall_s, total.interrupted) == ({"ok": 2}, 3, True)
-    assert (total.batches, total.images, total.cpu_s) == ({1: 2, 4: 1}, 6, (1.5, 2.5))
-    assert (total.encoded_s, total.served_s, total.decoded_s) == (2, 4, 6)
-    assert total.errors == {"deadline_exceeded": "first", "closed": "x"}

@@ -15,8 +15,6 @@ from alexnet_load.run import Run
 from alexnet_load.summary import percentile_ms, summarize
 
 RATE = 50
-RESAMPLES = 100
-"""Enough for a decision, and a tenth of the time."""
 
 
 @pytest.fixture(scope="module")
@@ -42,34 +40,34 @@ def run(make_records, make_run):
 
 
 def compared(a: Run, b: Run, **options) -> Comparison:
-    return compare_runs(a, b, resamples=RESAMPLES, **options)
+    return compare_runs(a, b, resamples=100, **options)  # enough for a decision
 
 
 def rows(comparison: Comparison) -> dict[str, Row]:
     return {row.name: row for row in comparison.rows}
 
 
-def test_a_run_is_equal_to_itself(run):
-    comparison = compared(run(0, failing=0.1), run(0, failing=0.1), max_errors=0.05)
-    assert {row.name: row.ratio for row in comparison.rows} == {
-        **{f"p{percent} {kind}, ms": 1.0 for kind in ("response", "service") for percent in (50, 95, 99)},
-        "answers/s": 1.0,
-        "images/s": 1.0,
-        "share of errors": 0.0,
+def test_a_run_is_equal_to_itself_and_has_the_values_of_its_summary(run):
+    a = run(0, failing=0.1, images=3, lag_s=0.02)
+    comparison, summary = compared(a, a, max_errors=0.05), summarize(a)
+    found = rows(comparison)
+    rates = {"answers/s": summary.ok_rate, "images/s": summary.image_rate, "share of errors": summary.error_share}
+    latencies = {
+        f"p{percent} {kind}, ms": percentile_ms(getattr(summary, kind), percent)
+        for kind in ("response", "service")
+        for percent in (50, 95, 99)
     }
-    assert {row.result for row in comparison.rows} <= {"no difference", "undecided"}
-    assert not comparison.regressed
-    assert comparison.differences == ()
+    assert {name: row.a for name, row in found.items()} == pytest.approx(latencies | rates, rel=0.01)
+    assert [row.ratio for row in found.values()] == [1.0] * 8 + [0.0]
+    assert {row.result for row in found.values()} <= {"no difference", "undecided"}
+    assert (comparison.regressed, comparison.differences) == (False, ())
 
 
-def test_two_runs_with_equal_distributions_are_almost_never_a_regression(run):
-    """At most 1 of 24: any of nine metrics, runs of one minute."""
-    assert sum(compared(run(2 * seed), run(2 * seed + 1)).regressed for seed in range(24)) <= 1
-
-
-def test_a_run_that_is_slower_by_15_percent_is_almost_always_a_regression(run):
-    """At least 15 of 16 in the median, response and service."""
-    found = [rows(compared(run(2 * seed), run(2 * seed + 1, slower=1.15))) for seed in range(16)]
+def test_a_regression_of_15_percent_is_almost_always_detected_and_almost_nothing_else(run):
+    """Of 16 pairs of one minute, at most 1 false alarm in any of nine metrics, and at least 15 detections in the median."""
+    references = [run(2 * seed) for seed in range(16)]
+    assert sum(compared(a, run(2 * seed + 1)).regressed for seed, a in enumerate(references)) <= 1
+    found = [rows(compared(a, run(2 * seed + 1, slower=1.15))) for seed, a in enumerate(references)]
     for name in ("p50 response, ms", "p50 service, ms"):
         assert sum(each[name].result == "regression" for each in found) >= 15
 
@@ -90,11 +88,11 @@ def regressed_if_independent(a: Run, b: Run) -> bool:
 
 @pytest.mark.parametrize(("seconds", "swing"), [(10, 0.0), (60, 0.1)])
 def test_the_interval_contains_the_true_ratio_about_as_often_as_stated(run, seconds, swing):
-    """At least 26 of 30 for 95 %, in short runs and with correlated latencies."""
+    """At least 21 of 24 for 95 %, in short runs and with correlated latencies."""
     options = {"swing": swing, "seconds": seconds}
-    pairs = ((run(2 * seed, **options), run(2 * seed + 1, slower=1.1, **options)) for seed in range(30))
+    pairs = ((run(2 * seed, **options), run(2 * seed + 1, slower=1.1, **options)) for seed in range(24))
     found = [rows(compared(a, b))["p50 response, ms"] for a, b in pairs]
-    assert sum(row.low <= 1.1 <= row.high for row in found) >= 26
+    assert sum(row.low <= 1.1 <= row.high for row in found) >= 21
 
 
 @pytest.mark.parametrize("blocks", [4, 5, 10, 60])
@@ -121,11 +119,8 @@ def test_each_metric_has_a_direction(run, before, after, name, result):
     comparison = compared(run(0, **before), run(1, **after))
     assert rows(comparison)[name].result == result
     assert comparison.regressed == (result == "regression")
-
-
-def test_the_load_generator_lag_is_part_of_the_response_time_only(run):
-    found = rows(compared(run(0), run(1, lag_s=0.005)))
-    assert found["p50 service, ms"].result in {"no difference", "undecided"}
+    if "lag_s" in after:
+        assert rows(comparison)["p50 service, ms"].result in {"no difference", "undecided"}
 
 
 @pytest.mark.parametrize(("max_change", "result"), [(0.05, "regression"), (0.15, "undecided"), (0.3, "no difference")])
@@ -140,28 +135,13 @@ def test_equal_seeds_give_equal_comparisons(run):
     assert compared(a, b, seed=3) != compared(a, b, seed=4)
 
 
-def test_the_values_of_a_run_are_those_of_its_summary(run):
-    a = run(0, failing=0.02, images=3, lag_s=0.02)
-    found, summary = rows(compared(a, a)), summarize(a)
-    for kind in ("response", "service"):
-        for percent in (50, 95, 99):
-            expected = percentile_ms(getattr(summary, kind), percent)
-            assert found[f"p{percent} {kind}, ms"].a == pytest.approx(expected, rel=0.01)
-    assert found["answers/s"].a == pytest.approx(summary.ok_rate)
-    assert found["images/s"].a == pytest.approx(summary.image_rate)
-    assert found["share of errors"].a == pytest.approx(summary.error_share)
-
-
-def test_a_run_without_answers_is_a_regression_without_latencies(run):
+def test_a_run_without_answers_or_requests_is_a_regression(run):
     found = rows(compared(run(0), run(1, failing=1.1)))
     assert found["p99 response, ms"].result == "undecided"
     assert np.isnan(found["p99 response, ms"].b)
     assert found["answers/s"].result == found["share of errors"].result == "regression"
-
-
-def test_a_run_without_requests_is_a_regression(run):
-    found = compared(run(0), replace(run(1), records=run(1, seconds=0).records))
-    assert rows(found)["answers/s"].result == "regression"
+    empty = replace(run(1), records=run(1, seconds=0).records)
+    assert rows(compared(run(0), empty))["answers/s"].result == "regression"
 
 
 def test_the_warm_up_is_not_compared(run):
@@ -177,18 +157,19 @@ def test_differences_of_plans_and_machines_are_listed(run):
     other = replace(run(1, seconds=30, model="other", sizes=((4, 1.0),), seed=5, target="b:8001"), machine="64 CPUs")
     differences = compared(run(0), other).differences
     assert [each.split(":")[0] for each in differences] == ["model", "sizes", "duration", "machine"]
-    assert "alexnet and other" in differences[0]
+    assert differences[0] == "model: alexnet and other"
     assert differences[3] == "machine: 2 CPUs and 64 CPUs"
 
 
-@pytest.mark.parametrize("short", ["first", "second"])
-def test_a_run_that_is_too_short_is_rejected(run, short):
-    a, b = run(0), run(1, seconds=4)
-    with pytest.raises(BadInput, match=rf"the {short} run is too short: 4\.0 s after the warm-up, at least 5 s"):
-        compared(*((b, a) if short == "first" else (a, b)))
-
-
-@pytest.mark.parametrize("limit", [{"max_change": -0.1}, {"max_change": 1}, {"max_errors": -1}])
-def test_invalid_limits_are_rejected(run, limit):
-    with pytest.raises(BadInput, match="at least 0 and below 1"):
-        compared(run(0), run(1), **limit)
+@pytest.mark.parametrize(
+    ("seconds", "limit", "message"),
+    [
+        ((60, 4), {}, r"the second run is too short: 4\.0 s after the warm-up, at least 5 s"),
+        ((4, 60), {}, "the first run is too short"),
+        *(((60, 60), each, "at least 0 and below 1") for each in ({"max_change": -0.1}, {"max_change": 1})),
+        ((60, 60), {"max_errors": -1}, "at least 0 and below 1"),
+    ],
+)
+def test_short_runs_and_invalid_limits_are_rejected(run, seconds, limit, message):
+    with pytest.raises(BadInput, match=message):
+        compared(*(run(0, seconds=each) for each in seconds), **limit)

@@ -38,17 +38,10 @@ def test_two_senders_send_each_request_of_the_schedule_once(server, tmp_path):
     assert (run.client.images, len(run.client.cpu_s), run.client.interrupted) == (len(planned), 2, False)
     assert run.client.attempts == {"ok": sum(run.client.batches.values())}
     assert read_run(tmp_path / "run.jsonl.gz").client == run.client
-    assert [each.ended for each in progress] == sorted(each.ended for each in progress)
     assert (progress[-1].ended, progress[-1].failed) == (len(run.records), 0)
     assert run.server is None
     assert "no administration key" in run.server_missing
     assert run.machine.endswith(" CPUs")
-
-
-def test_without_a_path_no_file_is_kept(server, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_plan(plan_for(server, duration_s=0.1))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_cannot_start_leaves_no_file(server, tmp_path):
@@ -57,17 +50,20 @@ def test_a_run_that_cannot_start_leaves_no_file(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_stops_sending_and_the_result_covers_the_requests_sent(server):
+@pytest.mark.slow
+def test_ctrl_c_stops_sending_and_the_result_covers_the_requests_sent(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGINT)
     interrupts = [interrupt]
-    plan = plan_for(server, duration_s=60.0)
-    run = run_plan(plan, on_progress=lambda _: interrupts and interrupts.pop()())
+    run = run_plan(plan_for(server, duration_s=60.0), on_progress=lambda _: interrupts and interrupts.pop()())
     assert run.client.interrupted
     assert run.records.outcomes == ("ok",)
     assert 0 < len(run.records) < 60 * 80 / 4
     assert signal.getsignal(signal.SIGINT) is before
+    assert list(tmp_path.iterdir()) == [], "without a path no file is kept"
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_cancels_the_open_requests():
     with FakeServer().in_thread() as slow:
 
@@ -81,11 +77,13 @@ def test_a_second_ctrl_c_cancels_the_open_requests():
     assert "cancelled" in run.records.outcomes
 
 
+@pytest.mark.slow
 def test_a_third_ctrl_c_raises_keyboard_interrupt(server):
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan_for(server, duration_s=60.0), on_progress=lambda _: [interrupt() for _ in range(3)])
 
 
+@pytest.mark.slow
 def test_ctrl_c_after_the_last_answer_does_not_lose_the_result(server, monkeypatch):
     finish = StatisticsRecorder.finish
     monkeypatch.setattr(StatisticsRecorder, "finish", lambda self, **given: [interrupt(), finish(self, **given)][1])
@@ -94,23 +92,22 @@ def test_ctrl_c_after_the_last_answer_does_not_lose_the_result(server, monkeypat
     assert run.records.outcomes == ("ok",)
 
 
+@pytest.mark.slow
 def test_the_requests_of_a_sender_that_dies_are_kept(server, tmp_path):
     path = tmp_path / "run.jsonl.gz"
-    senders = []
 
     def kill(_):
-        senders[:] = multiprocessing.active_children()
-        for process in senders:
+        for process in multiprocessing.active_children():
             process.kill()
 
     with pytest.raises(ServerFault, match="a sender process died"):
         run_plan(plan_for(server, duration_s=60.0), path=path, on_progress=kill)
     assert len(read_run(path).records) > 0
     assert read_run(path).client is None
-    assert senders
-    assert not any(each.is_alive() for each in senders)
+    assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_a_sender_that_dies_before_the_start_is_reported(server):
     with SenderProcesses(plan_for(server)) as senders:
         senders.wait_ready()
@@ -127,7 +124,7 @@ def test_each_trial_uses_another_seed_and_an_interrupted_one_ends_the_command(mo
     trials = Trials(Plan(), parse_slo("p99=1s"), on_progress=lambda _: None)
     run = make_run(make_records([0.0, 1.0]))
     assert [trials(20.0).rate, trials(30.0).rate] == [20.0, 30.0]
-    assert [(each.seed, each.arrivals) for each in plans] == [(0, "poisson:20"), (1, "poisson:30")]
+    assert [(each.seed, each.arrivals) for each in plans] == [(0, "poisson:20.0"), (1, "poisson:30.0")]
     run = make_run(make_records([0.0, 1.0]), client=ClientStatistics(interrupted=True))
     with pytest.raises(KeyboardInterrupt):
         trials(40.0)

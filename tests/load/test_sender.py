@@ -42,14 +42,18 @@ async def sent(server, *, number=0, grace_s=1.0, stop_after_s=None, stops=1, **p
         return sorted(sender.take_records()), sender.statistics
 
 
-async def test_requests_are_sent_at_their_planned_times(server):
-    records, statistics = await sent(server, arrivals="poisson:100")
+ONE_IN_FLIGHT = {"max_batch": 1, "min_in_flight": 1, "max_in_flight": 1}
+
+
+async def test_requests_have_their_planned_times_and_sizes(server):
+    records, statistics = await sent(server, arrivals="poisson:100", sizes=((1, 0.5), (4, 0.5)))
     planned = schedule(parse_arrivals("poisson:100"), duration_s=0.5, seed=0).times_s
     assert [each.planned_s for each in records] == planned.tolist()
     assert all(each.lag_s >= 0 and each.planned_s <= each.sent_s <= each.ended_s for each in records)
     assert {each.outcome for each in records} == {"ok"}
+    assert {each.images for each in records} == {1, 4}
     assert statistics.attempts == {"ok": sum(statistics.batches.values())}, "without the requests of prepare()"
-    assert statistics.images == len(records) == len(planned)
+    assert statistics.images == sum(each.images for each in records) == sum(each.images for each in server.requests)
     assert statistics.cpu_s[0] > 0
 
 
@@ -57,14 +61,13 @@ async def test_requests_are_sent_although_none_is_answered(server):
     server.delay_s = 1.0
     records, _ = await sent(server, arrivals="constant:40", batching={"max_in_flight": 64, "min_in_flight": 64})
     assert len(records) == 20
-    assert max(each.sent_s for each in records) < 0.9 < min(each.ended_s for each in records)
+    assert max(each.sent_s for each in records) < min(each.ended_s for each in records)
 
 
 async def test_time_in_the_client_queue_is_part_of_the_response_time_but_not_of_the_service_time(server):
     """One request is in flight and takes 50 ms; of ten simultaneous requests the last one waits for nine others."""
     server.delay_s = 0.05
-    batching = {"max_batch": 1, "min_in_flight": 1, "max_in_flight": 1}
-    records, _ = await sent(server, arrivals="burst:10/10", batching=batching)
+    records, _ = await sent(server, arrivals="burst:10/10", batching=ONE_IN_FLIGHT)
     response = [each.ended_s - each.planned_s for each in records]
     service = [each.ended_s - each.sent_s for each in records]
     assert max(response) >= 0.5
@@ -82,17 +85,9 @@ async def test_every_error_is_recorded_with_an_example(server):
 
 async def test_a_request_that_was_not_sent_counts_as_sent_when_it_failed(server):
     server.hang = True
-    batching = {"max_batch": 1, "min_in_flight": 1, "max_in_flight": 1}
-    records, _ = await sent(server, arrivals="burst:3/10", timeout_s=0.2, batching=batching)
+    records, _ = await sent(server, arrivals="burst:3/10", timeout_s=0.2, batching=ONE_IN_FLIGHT)
     assert [each.outcome for each in records] == ["deadline_exceeded"] * 3
     assert sum(each.sent_s == each.ended_s for each in records) in (1, 2), "one is in flight, another may follow it"
-
-
-async def test_requests_have_the_planned_sizes(server):
-    records, _ = await sent(server, arrivals="constant:100", sizes=((1, 0.5), (4, 0.5)))
-    sizes = [each.images for each in records]
-    assert set(sizes) == {1, 4}
-    assert sum(each.images for each in server.requests) == sum(sizes)
 
 
 async def test_a_trace_is_replayed_with_its_sizes(server, tmp_path):
@@ -102,11 +97,11 @@ async def test_a_trace_is_replayed_with_its_sizes(server, tmp_path):
 
 
 async def test_several_senders_send_each_request_once(server):
-    parts = [
-        await sent(server, number=number, senders=3, arrivals="poisson:100", duration_s=0.3) for number in range(3)
-    ]
+    plan = {"senders": 3, "arrivals": "poisson:100", "duration_s": 0.3}
+    parts = [await sent(server, number=number, **plan) for number in range(3)]
     planned = sorted(each.planned_s for records, _ in parts for each in records)
     assert planned == schedule(parse_arrivals("poisson:100"), duration_s=0.3, seed=0).times_s.tolist()
+    assert max(len(records) for records, _ in parts) - min(len(records) for records, _ in parts) <= 1
 
 
 async def test_a_closed_loop_has_one_open_request_per_caller(server):
@@ -115,12 +110,10 @@ async def test_a_closed_loop_has_one_open_request_per_caller(server):
     records, _ = await sent(server, arrivals="closed:4", batching=batching)
     ends = sorted(each.ended_s for each in records)
     begins = sorted(each.planned_s for each in records)
-    assert len([each for each in begins if each < 0.04]) == 4
-    assert all(begin >= end for begin, end in zip(begins[4:], ends, strict=False)), (
-        "a caller sends only after an answer"
-    )
-    assert 20 <= len(records) <= 44
-    assert max(each.planned_s for each in records) < 0.5
+    assert begins[3] < ends[0]
+    assert all(begin >= end for begin, end in zip(begins[4:], ends, strict=False)), "it sends only after an answer"
+    assert len(records) >= 8, "each caller sends repeatedly"
+    assert max(begins) < 0.5
 
 
 async def test_the_callers_of_a_closed_loop_are_divided_among_the_senders(server):
@@ -133,17 +126,17 @@ async def test_the_callers_of_a_closed_loop_are_divided_among_the_senders(server
 @pytest.mark.parametrize("arrivals", ["constant:20", "closed:2"])
 async def test_stop_ends_sending_and_waits_for_open_requests(server, arrivals):
     server.delay_s = 0.1
-    records, _ = await sent(server, arrivals=arrivals, duration_s=30, stop_after_s=0.2)
-    assert records
+    records, _ = await sent(server, arrivals=arrivals, duration_s=3600, stop_after_s=0.2)
     assert {each.outcome for each in records} == {"ok"}
-    assert max(each.planned_s for each in records) < 1
 
 
-async def test_the_second_stop_cancels_open_requests(server):
+async def test_the_second_stop_cancels_open_requests_and_leaves_no_tasks(server):
     server.hang = True
-    records, _ = await sent(server, arrivals="constant:20", duration_s=30, stop_after_s=0.2, stops=2, timeout_s=20.0)
+    before = len(asyncio.all_tasks())
+    plan = {"arrivals": "constant:20", "duration_s": 3600, "timeout_s": 3600.0}
+    records, _ = await sent(server, stop_after_s=0.2, stops=2, **plan)
     assert {each.outcome for each in records} == {"cancelled"}
-    assert max(each.ended_s for each in records) < 5
+    await until(lambda: len(asyncio.all_tasks()) <= before, "no tasks are left")
 
 
 async def test_an_idle_sender_stops_immediately(server, tmp_path):
@@ -157,7 +150,7 @@ async def test_an_idle_sender_stops_immediately(server, tmp_path):
     [
         ({"arrivals": "sometimes:3"}, "constant:RATE, poisson:RATE"),
         ({"duration_s": 0.0}, "the duration must be positive"),
-        ({"images": "/no/such/directory"}, "no JPEG, PNG or WebP file"),
+        ({"images": "/no/such/directory"}, "no such file or directory"),
     ],
 )
 async def test_an_invalid_plan_is_rejected_before_the_run(server, plan, message):
@@ -166,17 +159,8 @@ async def test_an_invalid_plan_is_rejected_before_the_run(server, plan, message)
             await sender.prepare()
 
 
-async def test_a_sender_leaves_no_tasks(server):
-    before = len(asyncio.all_tasks())
-    await sent(server, arrivals="constant:50", stop_after_s=0.1)
-    await until(lambda: len(asyncio.all_tasks()) <= before, "no tasks are left")
-
-
 async def test_a_request_without_an_outcome_is_cancelled_after_its_deadline(server, monkeypatch):
-    async def infer(self, images, **_):
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr("alexnet_client.Client.infer", infer)
+    monkeypatch.setattr("alexnet_client.Client.infer", lambda *_, **__: asyncio.Event().wait())
     records, _ = await sent(server, arrivals="constant:10", timeout_s=0.2, grace_s=0.1)
     assert [each.outcome for each in records] == ["cancelled"] * 5
 
@@ -186,9 +170,8 @@ async def test_a_closed_loop_whose_requests_fail_immediately_can_be_stopped(serv
         raise BadInput("wrong shape")
 
     monkeypatch.setattr("alexnet_client.Client.infer", infer)
-    records, _ = await sent(server, arrivals="closed:2", duration_s=30, stop_after_s=0.1)
+    records, _ = await sent(server, arrivals="closed:2", duration_s=3600, stop_after_s=0.1)
     assert {each.outcome for each in records} == {"bad_input"}
-    assert max(each.planned_s for each in records) < 5
 
 
 async def test_an_error_of_the_sender_itself_is_raised(server, monkeypatch):

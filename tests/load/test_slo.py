@@ -12,7 +12,7 @@ from scipy import stats
 
 from alexnet_client.errors import BadInput
 from alexnet_load.slo import Slo, Trial, parse_slo
-from alexnet_load.slo_search import CONFIRMATIONS, lower_bound, search
+from alexnet_load.slo_search import CONFIDENCE, CONFIRMATIONS, LOWER_BOUNDS, search
 
 P99 = Slo(99, 50)
 
@@ -79,11 +79,8 @@ def test_an_invalid_slo_is_rejected_with_an_example(text):
 
 
 def test_an_slo_is_met_up_to_both_limits():
-    slo = Slo(99, 50, 0.01)
-    assert slo.met(50, 0.01)
-    assert not slo.met(50.1, 0)
-    assert not slo.met(5, 0.011)
-    assert not slo.met(math.inf, 0)
+    cases = ((50, 0.01), (50.1, 0), (5, 0.011), (math.inf, 0))
+    assert [Slo(99, 50, 0.01).met(*each) for each in cases] == [True, False, False, False]
 
 
 @pytest.mark.parametrize(("percentile", "requests"), [(50, 20), (99, 1000), (99.9, 10_000), (99.99, 100_000)])
@@ -111,64 +108,38 @@ def test_without_noise_the_result_is_within_the_precision(limit, start, precisio
     found = search(sharp(limit), P99, start_rate=start, precision=precision)
     if limit > start / 1024:
         assert found.rate <= limit < found.violated_at <= found.rate * (1 + precision)
+        assert found.end_reason == ""
 
 
-def test_a_search_may_start_above_the_limit():
-    found = search(sharp(10), P99, start_rate=1000)
-    assert found.rate <= 10 < found.violated_at
-    assert found.end_reason == ""
+BUSY = "the load generator was the bottleneck at"
+ONE_STEP = {"max_rate": 190, "precision": 0.99}
+"""A search that tries 100 and 190 requests/s."""
 
 
-def test_the_majority_of_trials_decides():
-    trial, _ = scripted({100: "-++++++", 190: "-"})
-    assert search(trial, P99, start_rate=100, max_rate=190, precision=0.99).rate == 100
-
-
-def test_no_further_trial_is_run_after_a_decision():
-    trial, rates = scripted({100: "+", 200: "-"})
-    search(trial, P99, start_rate=100, max_rate=190, precision=0.99)
-    assert rates == [100] * 2 + [190] * 2 + [100] * CONFIRMATIONS
-
-
-def test_a_rate_without_confirmation_is_reduced_by_the_precision():
-    trial, rates = scripted({100: "++--+--", 80: "+", 120: "-"})
-    found = search(trial, P99, start_rate=100, max_rate=120, precision=0.25)
-    assert (found.rate, found.violated_at) == (80, 100)
-    assert rates == [100] * 2 + [120] * 2 + [100] * 2 + [80] * CONFIRMATIONS
-
-
-def test_a_single_repeat_is_not_confirmed():
-    trial, rates = scripted({100: "+", 200: "-"})
-    found = search(trial, P99, start_rate=100, max_rate=190, precision=0.99, repeats=1)
-    assert rates == [100, 190]
-    assert found.confidence == "1 of 1 trials met the SLO; there were no confirmation trials"
-
-
-def test_the_search_ends_if_the_load_generator_is_the_bottleneck():
-    trial, rates = scripted({100: "+", 200: "+", 400: "s"})
-    found = search(trial, P99, start_rate=100)
-    assert (found.rate, found.violated_at) == (200, None)
-    assert (
-        found.end_reason
-        == "at least 200 requests/s: the load generator was the bottleneck at 400 requests/s (it is busy)"
-    )
-    assert rates.count(400) == 2
-
-
-def test_a_trial_limited_by_the_load_generator_is_repeated():
-    trial, _ = scripted({100: "s++++++++", 190: "-s"})
-    found = search(trial, P99, start_rate=100, max_rate=190, precision=0.99)
-    assert (found.rate, found.violated_at, found.end_reason) == (100, 190, "")
-
-
-def test_a_lower_rate_is_tried_if_the_load_generator_limits_the_first_one():
-    trial, _ = scripted({100: "s", 50: "s", 25: "+"})
-    found = search(trial, P99, start_rate=100)
-    assert (found.rate, found.violated_at) == (25, None)
-    assert (
-        found.end_reason
-        == "at least 25 requests/s: the load generator was the bottleneck at 50 requests/s (it is busy)"
-    )
+@pytest.mark.parametrize(
+    ("results", "options", "rate", "violated_at", "end_reason"),
+    [
+        ({100: "-++++++", 190: "-"}, ONE_STEP, 100, 190, ""),
+        ({100: "s++++++++", 190: "-s"}, ONE_STEP, 100, 190, ""),
+        ({100: "+", 200: "+", 400: "s"}, {}, 200, None, f"at least 200 requests/s: {BUSY} 400 requests/s (it is busy)"),
+        ({100: "s", 50: "s", 25: "+"}, {}, 25, None, f"at least 25 requests/s: {BUSY} 50 requests/s (it is busy)"),
+        (
+            {100: "+", 200: "+", 250: "+"},
+            {"max_rate": 250},
+            250,
+            None,
+            "at least 250 requests/s: this is the maximum rate",
+        ),
+        ({}, {}, 0, 100 / 1024, "the SLO is violated at all rates down to 0.0977 requests/s"),
+    ],
+    ids=["majority", "limited trial repeated", "limited at 400", "limited at 100 and 50", "maximum", "always violated"],
+)
+def test_a_search_ends_with_its_bounds_and_the_reason(results, options, rate, violated_at, end_reason):
+    trial, rates = scripted(results)
+    found = search(trial, P99, start_rate=100, **options)
+    assert (found.rate, found.violated_at, found.end_reason) == (rate, violated_at, end_reason)
+    assert max(rates) <= options.get("max_rate", 400)
+    assert bool(found.confidence) == bool(rate)
 
 
 def test_the_search_continues_if_the_server_fails_below_the_limit_of_the_load_generator():
@@ -178,15 +149,39 @@ def test_the_search_continues_if_the_server_fails_below_the_limit_of_the_load_ge
     assert 50 < found.violated_at <= 52.5
 
 
-def test_a_search_limited_at_all_rates_has_no_result():
-    found = search(lambda rate: Trial(rate, 1000, 0, 10_000, 1, "it is busy"), P99, start_rate=100)
-    assert found.rate == 0
-    assert found.end_reason.startswith("the load generator was the bottleneck at")
+@pytest.mark.parametrize(("value_ms", "rate"), [(1000, 0), (10, 200)])
+def test_a_trial_limited_by_the_load_generator_counts_only_if_it_meets_the_slo(value_ms, rate):
+    found = search(lambda rate: Trial(rate, value_ms, 0, 10_000, rate, "it is busy"), P99, start_rate=100, max_rate=200)
+    assert found.rate == rate
+    assert found.end_reason.startswith(BUSY) == (rate == 0)
 
 
-def test_a_trial_that_meets_the_slo_counts_although_the_load_generator_is_limited():
-    found = search(lambda rate: Trial(rate, 10, 0, 10_000, rate, "it is busy"), P99, start_rate=100, max_rate=200)
-    assert found.rate == 200
+CONFIRMED = (
+    "{} of 5 confirmation trials of at least 10,000 requests met the SLO: "
+    "with 95% confidence, at least {}% of such trials do"
+)
+
+
+@pytest.mark.parametrize(
+    ("turn", "repeats", "rates", "confidence"),
+    [
+        ("+", 3, [100] * 2 + [190] * 2 + [100] * CONFIRMATIONS, CONFIRMED.format(5, 55)),
+        ("+++-+++", 3, [100] * 2 + [190] * 2 + [100] * CONFIRMATIONS, CONFIRMED.format(4, 34)),
+        ("+", 1, [100, 190], "1 of 1 trials met the SLO; there were no confirmation trials"),
+    ],
+    ids=["five", "four", "none"],
+)
+def test_no_trial_follows_a_decision_and_only_confirmation_trials_count(turn, repeats, rates, confidence):
+    trial, tried = scripted({100: turn})
+    assert search(trial, P99, start_rate=100, repeats=repeats, **ONE_STEP).confidence == confidence
+    assert tried == rates
+
+
+def test_a_rate_without_confirmation_is_reduced_by_the_precision():
+    trial, rates = scripted({100: "++--+--", 80: "+", 120: "-"})
+    found = search(trial, P99, start_rate=100, max_rate=120, precision=0.25)
+    assert (found.rate, found.violated_at) == (80, 100)
+    assert rates == [100] * 2 + [120] * 2 + [100] * 2 + [80] * CONFIRMATIONS
 
 
 def test_overload_violates_the_slo_even_if_the_trial_is_too_short_to_exceed_it():
@@ -202,26 +197,9 @@ def test_errors_violate_the_slo():
     assert found.rate <= 100 < found.violated_at
 
 
-def test_the_maximum_rate_is_not_exceeded():
-    trial, rates = scripted({100: "+", 200: "+", 250: "+"})
-    found = search(trial, P99, start_rate=100, max_rate=250)
-    assert max(rates) == 250
-    assert (found.rate, found.violated_at) == (250, None)
-    assert found.end_reason == "at least 250 requests/s: this is the maximum rate"
-
-
-def test_an_slo_that_is_violated_at_all_rates_has_no_result():
-    found = search(sharp(0), P99, start_rate=1024)
-    assert found.rate == 0
-    assert found.violated_at == 1
-    assert found.end_reason == "the SLO is violated at all rates down to 1 requests/s"
-    assert found.confidence == ""
-
-
 def test_the_number_of_trials_is_limited():
     found = search(sharp(300), P99, start_rate=100, max_trials=7)
-    assert len(found.trials) == 7
-    assert (found.rate, found.violated_at) == (200, 400)
+    assert (len(found.trials), found.rate, found.violated_at) == (7, 200, 400)
     assert found.end_reason == "the search ended after 7 trials; use longer trials to reduce the noise"
     assert found.confidence.endswith("there were no confirmation trials")
 
@@ -234,29 +212,11 @@ def test_trials_that_pass_by_chance_give_no_confirmed_result():
     assert found.rate == 0 or "no confirmation trials" in found.confidence
 
 
-def test_only_confirmation_trials_count_for_the_confidence():
-    """0.05 ** (1/5) = 0.549: with this probability, five of five trials pass once in twenty searches."""
-    found = search(sharp(150), P99, start_rate=100)
-    assert found.confidence == (
-        "5 of 5 confirmation trials of at least 10,000 requests met the SLO: with 95% confidence, at least 55% of such trials do"
+def test_short_and_unsteady_trials_are_reported():
+    found = search(lambda rate: Trial(rate, 10, 0, 400, rate, steady=False), P99, start_rate=10, max_rate=10)
+    assert found.confidence.endswith(
+        "; p99 of 400 requests is imprecise, use trials of 1,000 requests; 7 of 7 trials did not reach a steady state"
     )
-
-
-def test_one_of_five_confirmation_trials_may_violate_the_slo():
-    trial, _ = scripted({100: "++" + "+-+++", 200: "-"})
-    found = search(trial, P99, start_rate=100, max_rate=190, precision=0.99)
-    assert found.confidence.startswith("4 of 5 confirmation trials")
-    assert found.confidence.endswith("at least 34% of such trials do")
-
-
-def test_trials_that_are_too_short_for_the_percentile_are_reported():
-    found = search(sharp(150, requests=400), P99, start_rate=100)
-    assert found.confidence.endswith("; p99 of 400 requests is imprecise, use trials of 1,000 requests")
-
-
-def test_trials_without_a_steady_state_are_reported():
-    found = search(lambda rate: Trial(rate, 10, 0, 10_000, rate, steady=False), P99, start_rate=10, max_rate=10)
-    assert found.confidence.endswith("; 7 of 7 trials did not reach a steady state")
 
 
 @pytest.mark.parametrize(
@@ -272,8 +232,7 @@ def test_invalid_arguments_of_a_search_are_rejected(wrong):
         search(sharp(10), P99, **wrong)
 
 
-@given(st.integers(1, 40), st.data())
-def test_the_lower_bound_is_that_of_clopper_and_pearson(trials, data):
-    successes = data.draw(st.integers(0, trials))
-    expected = stats.beta.ppf(0.05, successes, trials - successes + 1) if successes else 0.0
-    assert lower_bound(successes, trials) == pytest.approx(expected, abs=1e-9)
+@pytest.mark.parametrize("successes", [4, 5])
+def test_the_lower_bounds_are_those_of_clopper_and_pearson(successes):
+    expected = stats.beta.ppf(1 - CONFIDENCE, successes, CONFIRMATIONS - successes + 1)
+    assert LOWER_BOUNDS[successes] == pytest.approx(expected, abs=1e-3)

@@ -52,13 +52,6 @@ def test_a_change_of_ten_percent_is_detected_in_nine_of_ten_runs(count, spread, 
     assert alarms(lambda seed: 5 * trend * noise(count, seed=seed, spread=spread)) >= 0.88 * SERIES_COUNT
 
 
-def test_overload_is_reported_with_the_growth_of_the_response_time():
-    found = find(20 + 310 * 0.5 * np.arange(40))
-    assert found == SteadyState(
-        None, "the response time grows by 0.31 s per second, because requests arrive faster than answers"
-    )
-
-
 @pytest.mark.parametrize("growth", [0.03, 0.3, 3.0])
 @pytest.mark.parametrize("count", [12, 60])
 def test_weak_and_strong_overload_is_detected(count, growth):
@@ -68,13 +61,33 @@ def test_weak_and_strong_overload_is_detected(count, growth):
 
 
 @pytest.mark.parametrize(
-    ("values", "text"), [(np.linspace(9, 11, 61), "grows by 20%"), (np.linspace(11, 9, 61), "falls by 20%")]
+    ("values", "from_s", "reason"),
+    [
+        (
+            20 + 155 * np.arange(40),
+            None,
+            "the response time grows by 0.31 s per second, because requests arrive faster",
+        ),
+        (np.linspace(9, 11, 61), None, "the response time grows by 20% in 30 s; use a longer warm-up or a longer run"),
+        (np.linspace(11, 9, 61), None, "the response time falls by 20% in 30 s; use a longer warm-up or a longer run"),
+        (5 * noise(60, seed=0, spread=0.1), 0.0, ""),
+        ([5.0] * 20, 0.0, ""),
+        ([None] + [5.0] * 20, 0.5, ""),
+        ([5.0] * 20 + [None] * 3, None, "3 of 23 time windows contain no answer"),
+        ([5.0] * 20 + [math.nan] * 3, None, "3 of 23 time windows contain no answer"),
+        ([None] * 3, None, f"the run is too short: 0 time windows contain answers, {MIN_WINDOWS} are needed"),
+        ([5.0] * (MIN_WINDOWS - 1), None, f"the run is too short: {MIN_WINDOWS - 1} time windows contain answers"),
+    ],
+    ids=["overload", "rise", "fall", "noise", "constant", "one gap", "gaps", "NaN", "no answers", "short"],
 )
-def test_a_slow_trend_is_reported_as_a_share_of_the_median(values, text):
-    assert find(values).reason == f"the response time {text} in 30 s; use a longer warm-up or a longer run"
+def test_the_start_of_the_steady_state_or_the_reason_for_its_absence_is_found(values, from_s, reason):
+    found = find(values)
+    assert found.from_s == from_s
+    assert found.reason.startswith(reason)
+    assert bool(found.reason) == bool(reason)
 
 
-def test_the_steady_state_starts_after_the_transient():
+def test_the_steady_state_starts_after_the_transient_and_a_peak_is_not_a_trend():
     starts = []
     for seed in range(50):
         p50_ms = 5 * noise(60, seed=seed, spread=0.02) * np.where(np.arange(60) < 12, 4.0, 1.0)
@@ -82,35 +95,9 @@ def test_the_steady_state_starts_after_the_transient():
     found = [start for start in starts if start is not None]
     assert len(found) >= 47
     assert min(found) == np.median(found) == 6.0  # twelve windows of half a second
-
-
-@pytest.mark.parametrize("values", [5 * noise(60, seed=0, spread=0.1), [5.0] * 20], ids=["noise", "constant"])
-def test_a_steady_run_has_no_transient(values):
-    assert find(values) == SteadyState(0.0)
-
-
-def test_a_peak_in_the_middle_is_not_a_trend():
-    p50_ms = 5 * noise(60, seed=1, spread=0.05)
-    p50_ms[20:24] = 2000
-    assert find(p50_ms).from_s is not None
-
-
-@pytest.mark.parametrize("count", [0, 1, MIN_WINDOWS - 1])
-def test_a_run_that_is_too_short_has_no_steady_state(count):
-    found = find([5.0] * count + [None] * 3)
-    assert found.from_s is None
-    assert found.reason == f"the run is too short: {count} time windows contain answers, {MIN_WINDOWS} are needed"
-
-
-@pytest.mark.parametrize("value", [None, math.nan])
-def test_a_run_with_several_windows_without_answers_has_no_steady_state(value):
-    found = find([5.0] * 20 + [value] * 3)
-    assert found.from_s is None
-    assert found.reason.startswith("3 of 23 time windows contain no answer")
-
-
-def test_a_single_window_without_answers_is_ignored():
-    assert find([None] + [5.0] * 20) == SteadyState(0.5)
+    peak = 5 * noise(60, seed=1, spread=0.05)
+    peak[20:24] = 2000
+    assert find(peak).from_s is not None
 
 
 @given(SERIES)
@@ -127,13 +114,6 @@ def test_the_trend_test_agrees_with_kendalls_tau(series):
     variance = (count * (count - 1) * (2 * count + 5) - (ties * (ties - 1) * (2 * ties + 5)).sum()) / 18
     expected = 2 * stats.norm.sf(max(0.0, abs(score) - 1) / math.sqrt(variance))
     assert mann_kendall(values) == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize("slope", [0.0, 0.02, 0.05])
-def test_the_p_value_agrees_with_scipy_without_ties(slope):
-    values = slope * np.arange(40) + np.random.default_rng(3).standard_normal(40)
-    expected = stats.kendalltau(np.arange(40), values, method="asymptotic").pvalue
-    assert mann_kendall(values) == pytest.approx(expected, rel=0.06)  # scipy has no continuity correction
 
 
 def test_correlated_values_are_less_significant():
@@ -155,10 +135,10 @@ def test_the_transient_ends_where_the_standard_error_is_smallest():
     assert transient(values) == int(np.argmin(errors)) == 10
 
 
-def test_a_straight_line_has_no_transient():
-    assert transient(np.linspace(1, 2, 60)) == 0
-
-
-def test_the_minimum_number_of_windows_remains():
-    assert transient(np.array([9.0] * 6 + [1.0] * 8)) == 6
-    assert transient(np.array([9.0] * 6 + [1.0] * 7)) <= 5
+@pytest.mark.parametrize(
+    ("values", "lengths"),
+    [(np.linspace(1, 2, 60), [0]), ([9.0] * 6 + [1.0] * 8, [6]), ([9.0] * 6 + [1.0] * 7, range(6))],
+    ids=["straight line", "minimum length", "shorter"],
+)
+def test_a_straight_line_has_no_transient_and_the_minimum_number_of_windows_remains(values, lengths):
+    assert transient(np.array(values)) in lengths

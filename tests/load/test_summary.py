@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_load.run import OK, ClientStatistics, Records, ServerStatistics
+from alexnet_load.run import OK, ClientStatistics, ServerStatistics
 from alexnet_load.summary import as_json, histogram, percentile_ms, percentiles, sending_ended_s, summarize, warnings
 
 DONE = ClientStatistics(wall_s=20.0)
@@ -18,7 +18,7 @@ EVERY_10_MS = 0.01 * np.arange(2000)
 EVERY_100_MS = 0.1 * np.arange(200)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.3, 1.0, 2.0]), st.floats(-9, 0))
 def test_percentiles_are_within_0_2_percent_of_the_exact_ones(seed, spread, middle):
     took_s = np.random.default_rng(seed).lognormal(middle, spread, 10_000).clip(1e-3, 3000)
@@ -49,13 +49,9 @@ def test_only_the_windows_include_the_warm_up(make_records, make_run):
 
 def test_errors_are_counted_by_outcome_and_excluded_from_latencies(make_records, make_run):
     outcome = np.tile([0, 1, 0, 2], 500)
-    records = make_records(
-        EVERY_10_MS,
-        took_s=np.where(outcome == 0, 0.01, 9.0),
-        outcome=outcome,
-        outcomes=(OK, "deadline_exceeded", "overloaded", "closed"),
-    )
-    summary = summarize(make_run(records))
+    outcomes = (OK, "deadline_exceeded", "overloaded", "closed")
+    took_s = np.where(outcome == 0, 0.01, 9.0)
+    summary = summarize(make_run(make_records(EVERY_10_MS, took_s=took_s, outcome=outcome, outcomes=outcomes)))
     assert summary.errors == {"deadline_exceeded": 500, "overloaded": 500}
     assert (summary.requests, summary.ok, summary.error_share) == (2000, 1000, 0.5)
     assert summary.response.get_max_value() / 1000 == pytest.approx(10, rel=0.001)
@@ -89,17 +85,20 @@ def test_an_incomplete_run_is_measured_until_its_last_request(make_records, make
 
 
 @pytest.mark.parametrize("arrivals", ["constant:100", "closed:4"])
-@pytest.mark.parametrize("client", [None, DONE])
-@pytest.mark.parametrize("planned_s", [[], [0.0], [0.5]], ids=["none", "one", "one later"])
-@pytest.mark.parametrize("warm_up_s", [0.0, 30.0], ids=["no warm-up", "warm-up only"])
-def test_a_run_with_at_most_one_request_has_a_summary(make_records, make_run, arrivals, client, planned_s, warm_up_s):
+@pytest.mark.parametrize("client", [None, DONE], ids=["killed", "complete"])
+@pytest.mark.parametrize(
+    ("planned_s", "warm_up_s", "requests"),
+    [([], 0, 0), ([0.0], 0, 1), ([0.5], 0, 1), ([], 30, 0), ([0.5], 30, 0)],
+    ids=["none", "one", "one later", "none, warm-up only", "one in the warm-up"],
+)
+def test_a_run_with_at_most_one_request_has_a_summary(
+    make_records, make_run, arrivals, client, planned_s, warm_up_s, requests
+):
     run = make_run(make_records(planned_s), client=client, arrivals=arrivals, warm_up_s=warm_up_s)
     summary = summarize(run)
-    assert summary.requests == (len(planned_s) if warm_up_s == 0 else 0)
-    assert all(np.isfinite(each) for each in (summary.planned_rate, summary.sent_rate, summary.ok_rate))
-    assert summary.steady_from_s is None
-    assert summary.unsteady
-    json.loads(json.dumps(as_json(summary, run), allow_nan=False))
+    assert summary.requests == requests
+    assert (summary.steady_from_s, bool(summary.unsteady)) == (None, True)
+    json.dumps(as_json(summary, run), allow_nan=False)
 
 
 def test_a_run_without_answers_has_no_percentiles_and_no_steady_state(make_records, make_run):
@@ -108,10 +107,10 @@ def test_a_run_without_answers_has_no_percentiles_and_no_steady_state(make_recor
     assert percentiles(summary.response) == {}
     assert percentile_ms(summary.response, 99) == float("inf")
     assert summary.unsteady
-    json.loads(json.dumps(as_json(summary, run), allow_nan=False))
+    json.dumps(as_json(summary, run), allow_nan=False)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(st.floats(0.01, 4000), st.integers(0, 200), st.integers(0, 2**32 - 1))
 def test_windows_cover_the_run_and_every_request(make_records, make_run, duration_s, count, seed):
     rng = np.random.default_rng(seed)
@@ -136,19 +135,11 @@ def test_latency_belongs_to_the_window_of_the_planned_time_and_throughput_to_tha
     assert windows[40.0].p50_ms is None
 
 
-def test_a_growing_queue_has_no_steady_state(make_records, make_run):
-    noise_s = np.random.default_rng(0).exponential(0.01, len(EVERY_10_MS))
-    assert summarize(make_run(make_records(EVERY_10_MS, took_s=noise_s))).unsteady == ""
-    growing = summarize(make_run(make_records(EVERY_10_MS, took_s=noise_s + 0.3 * EVERY_10_MS)))
-    assert growing.steady_from_s is None
-    assert "requests arrive faster than answers" in growing.unsteady
-
-
-@pytest.mark.parametrize("count", [5, 99, 100, 199, 200, 999, 1000, 9_999, 10_000, 100_000])
-def test_a_percentile_with_fewer_than_ten_requests_above_it_is_omitted(count):
+def test_a_percentile_with_fewer_than_ten_requests_above_it_is_omitted():
     needed = {"p50": 0, "p90": 100, "p95": 200, "p99": 1000, "p99.9": 10_000, "p99.99": 100_000, "max": 0}
-    found = percentiles(histogram(np.full(count, 0.02)))
-    assert list(found) == [name for name, minimum in needed.items() if count >= minimum]
+    for count in (5, 99, 100, 199, 200, 999, 1000, 9_999, 10_000, 100_000):
+        found = percentiles(histogram(np.full(count, 0.02)))
+        assert list(found) == [name for name, minimum in needed.items() if count >= minimum]
 
 
 @pytest.mark.parametrize(
@@ -180,40 +171,37 @@ def test_a_sender_that_uses_its_whole_cpu_is_the_bottleneck(make_records, make_r
     assert ("97%" in summarize(run).generator_limited) == limited
 
 
-@pytest.fixture
-def overloaded(make_records):
-    return make_records(EVERY_10_MS, took_s=0.02 + 0.6 * EVERY_10_MS)
-
-
 @pytest.mark.parametrize(
-    ("changes", "client", "expected"),
+    ("records", "client", "expected"),
     [
-        ({}, DONE, ["Overload: 100.0 requests/s were sent, 62.5 were answered", "No steady state"]),
-        ({"outcome": np.ones(2000, np.int16)}, DONE, ["No steady state"]),
-        ({"ended_s": EVERY_10_MS + 0.01}, DONE, []),
-        ({"ended_s": EVERY_10_MS + 0.01}, replace(DONE, cpu_s=(19.9,)), ["The load generator was the bottleneck"]),
-        ({"ended_s": EVERY_10_MS + 0.01}, replace(DONE, interrupted=True), ["The run was interrupted"]),
-        ({"ended_s": EVERY_10_MS + 0.01}, None, ["The run file is incomplete"]),
+        (
+            {"took_s": 0.02 + 0.6 * EVERY_10_MS},
+            DONE,
+            ["Overload: 100.0 requests/s were sent, 62.5 were answered", "No steady state: the response time grows"],
+        ),
+        ({"outcome": 1}, DONE, ["No steady state"]),
+        ({}, DONE, []),
+        ({}, replace(DONE, cpu_s=(19.9,)), ["The load generator was the bottleneck"]),
+        ({}, replace(DONE, interrupted=True), ["The run was interrupted"]),
+        ({}, None, ["The run file is incomplete"]),
     ],
     ids=["overload", "all rejected", "good", "load generator", "interrupted", "killed"],
 )
-def test_each_reason_for_misleading_results_is_a_warning(make_run, overloaded: Records, changes, client, expected):
-    run = make_run(replace(overloaded, **changes), client=client)
+def test_each_reason_for_misleading_results_is_a_warning(make_records, make_run, records, client, expected):
+    run = make_run(make_records(EVERY_10_MS, **records), client=client)
     found = warnings(run, summarize(run))
-    assert [text.startswith(start) for text, start in zip(found, expected, strict=True)] == [True] * len(expected)
+    assert [text[: len(start)] for text, start in zip(found, expected, strict=True)] == expected
 
 
 def test_the_json_object_contains_all_results(make_records, make_run):
     client, server = replace(DONE, attempts={OK: 2000}), ServerStatistics(success=2000)
     run = make_run(make_records(EVERY_10_MS, images=2), client=client, server=server)
     found = json.loads(json.dumps(as_json(summarize(run), run), allow_nan=False))
-    assert found["plan"]["arrivals"] == "constant:100"
-    assert (found["requests"], found["ok"], found["images"], found["errors"]) == (2000, 2000, 4000, {})
-    assert (found["planned_rate"], found["image_rate"]) == (100, pytest.approx(200, rel=0.01))
+    assert found == found | {"requests": 2000, "ok": 2000, "images": 4000, "errors": {}, "planned_rate": 100}
+    assert found == found | {"unsteady": "", "generator_limited": "", "server_missing": "", "version": "1.2.3"}
+    assert found["image_rate"] == pytest.approx(200, rel=0.01)
     assert found["response_ms"] == found["service_ms"]
     assert found["response_ms"]["p99"] == pytest.approx(10, rel=0.001)
     assert found["lag_ms"]["p50"] == 0.001
-    assert (found["unsteady"], found["generator_limited"], found["server_missing"]) == ("", "", "")
-    assert found["client"]["attempts"] == {OK: 2000}
-    assert found["server"]["success"] == 2000
-    assert (found["machine"], found["version"]) == ("2 CPUs", "1.2.3")
+    nested = found["plan"]["arrivals"], found["client"]["attempts"], found["server"]["success"]
+    assert nested == ("constant:100", {OK: 2000}, 2000)
