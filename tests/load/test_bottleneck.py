@@ -48,9 +48,7 @@ def server(**changes):
     ],
 )
 def test_the_bottleneck_is_found(summary, name, ours, theirs, lag_s):
-    found = find_bottleneck(summary(lag_s), client(**ours), server(**theirs))
-    assert found.name == name
-    assert found.reason.endswith(".")
+    assert find_bottleneck(summary(lag_s), client(**ours), server(**theirs)).name == name
 
 
 @pytest.mark.parametrize("ours", [client(), None])

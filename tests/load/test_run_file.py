@@ -70,22 +70,18 @@ def test_records_are_restored_to_the_microsecond_in_the_order_of_planned_times(p
 
 
 @pytest.mark.parametrize(("server", "missing"), [(SERVER, ""), (None, "no administration key")])
-def test_the_plan_and_the_statistics_are_restored_with_their_types(tmp_path, server, missing):
-    with open_writer(tmp_path / "a" / "b" / "run.jsonl.gz") as writer:
-        writer.finish(CLIENT, server, missing)
-    run = read_run(tmp_path / "a" / "b" / "run.jsonl.gz")
-    assert (run.plan, run.client, run.server, run.server_missing) == (PLAN, CLIENT, server, missing)
-    assert (run.machine, run.started, run.version) == ("2 CPUs", "2026-01-02T03:04:05+00:00", "1.2.3")
-
-
-def test_the_file_contains_one_json_value_per_line(path):
+def test_the_file_contains_one_json_value_per_line_from_which_all_types_are_restored(tmp_path, server, missing):
+    path = tmp_path / "a" / "b" / "run.jsonl.gz"
     with open_writer(path) as writer:
         writer.write([Record(0.1, 0.100_2, 0.123_456_7, 0.000_1, 4, "deadline_exceeded")])
-        writer.finish(CLIENT, SERVER)
+        writer.finish(CLIENT, server, missing)
     head, record, end = map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
     assert head["plan"]["arrivals"] == "constant:10"
     assert record == [100_000, 100_200, 123_457, 100, 4, "deadline_exceeded"]
     assert end["client"]["attempts"] == {OK: 9, "deadline_exceeded": 1}
+    run = read_run(path)
+    assert (run.plan, run.client, run.server, run.server_missing) == (PLAN, CLIENT, server, missing)
+    assert (run.machine, run.started, run.version) == ("2 CPUs", "2026-01-02T03:04:05+00:00", "1.2.3")
 
 
 def test_an_incomplete_file_gives_the_records_before_its_end(tmp_path):

@@ -90,18 +90,10 @@ async def test_a_request_that_was_not_sent_counts_as_sent_when_it_failed(server)
     assert sum(each.sent_s == each.ended_s for each in records) in (1, 2), "one is in flight, another may follow it"
 
 
-async def test_a_trace_is_replayed_with_its_sizes(server, tmp_path):
-    (tmp_path / "trace.csv").write_text("0.01,2\n0.05,1\n0.2,3\n")
-    records, _ = await sent(server, arrivals=f"trace:{tmp_path / 'trace.csv'}")
-    assert [(each.planned_s, each.images) for each in records] == [(0.01, 2), (0.05, 1), (0.2, 3)]
-
-
-async def test_several_senders_send_each_request_once(server):
-    plan = {"senders": 3, "arrivals": "poisson:100", "duration_s": 0.3}
-    parts = [await sent(server, number=number, **plan) for number in range(3)]
-    planned = sorted(each.planned_s for records, _ in parts for each in records)
-    assert planned == schedule(parse_arrivals("poisson:100"), duration_s=0.3, seed=0).times_s.tolist()
-    assert max(len(records) for records, _ in parts) - min(len(records) for records, _ in parts) <= 1
+async def test_a_trace_is_replayed_with_its_sizes_and_an_idle_sender_stops_immediately(server, tmp_path):
+    (tmp_path / "trace.csv").write_text("0,2\n0.05,1\n3599,3\n")
+    records, _ = await sent(server, arrivals=f"trace:{tmp_path / 'trace.csv'}", duration_s=3600, stop_after_s=0.5)
+    assert [(each.planned_s, each.images) for each in records] == [(0, 2), (0.05, 1)]
 
 
 async def test_a_closed_loop_has_one_open_request_per_caller(server):
@@ -137,26 +129,6 @@ async def test_the_second_stop_cancels_open_requests_and_leaves_no_tasks(server)
     records, _ = await sent(server, stop_after_s=0.2, stops=2, **plan)
     assert {each.outcome for each in records} == {"cancelled"}
     await until(lambda: len(asyncio.all_tasks()) <= before, "no tasks are left")
-
-
-async def test_an_idle_sender_stops_immediately(server, tmp_path):
-    (tmp_path / "trace.csv").write_text("0\n3599\n")
-    records, _ = await sent(server, arrivals=f"trace:{tmp_path / 'trace.csv'}", duration_s=3600, stop_after_s=0.1)
-    assert len(records) == 1
-
-
-@pytest.mark.parametrize(
-    ("plan", "message"),
-    [
-        ({"arrivals": "sometimes:3"}, "constant:RATE, poisson:RATE"),
-        ({"duration_s": 0.0}, "the duration must be positive"),
-        ({"images": "/no/such/directory"}, "no such file or directory"),
-    ],
-)
-async def test_an_invalid_plan_is_rejected_before_the_run(server, plan, message):
-    async with Sender(Plan(target=server.target, **plan)) as sender:
-        with pytest.raises(BadInput, match=message):
-            await sender.prepare()
 
 
 async def test_a_request_without_an_outcome_is_cancelled_after_its_deadline(server, monkeypatch):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
+import io
 
 import pytest
 
@@ -44,42 +43,28 @@ def test_a_restart_of_a_server_is_reported(after):
 
 
 @pytest.fixture
-def metrics():
-    """Address of a metrics endpoint, and its number of successful requests at each reading."""
-    values = []
+def recorder(monkeypatch):
+    """Builds a recorder whose readings of the metrics have the given numbers of successful requests."""
 
-    class Endpoint(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            body = METRICS.format(success=values.pop(0) if len(values) > 1 else values[0]).encode()
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
+    def build(model, *values):
+        pages = (io.BytesIO(METRICS.format(success=each).encode()) for each in values)
+        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: next(pages))
+        return StatisticsRecorder("127.0.0.1:1", model, metrics="127.0.0.1:8002")
 
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Endpoint) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}", values
-        server.shutdown()
+    return build
 
 
-async def test_metrics_of_one_model_are_summed_over_versions_and_reasons(metrics):
-    address, values = metrics
-    values[:] = [10]
-    found = await StatisticsRecorder("127.0.0.1:1", "alexnet", metrics=address).read()
-    assert (found.counts["success"], found.counts["failure"], found.counts["executions"]) == (10, 3, 3)
-    assert found.counts["queue_s"] == 2.5
+async def test_metrics_of_one_model_are_summed_over_versions_and_reasons(recorder):
+    found = (await recorder("alexnet", 10).read()).counts
+    assert (found["success"], found["failure"], found["executions"], found["queue_s"]) == (10, 3, 3, 2.5)
     with pytest.raises(BadInput, match="contains no metrics of model resnet"):
-        await StatisticsRecorder("127.0.0.1:1", "resnet", metrics=address).read()
+        await recorder("resnet", 10).read()
 
 
-def test_the_last_reading_waits_until_the_counters_are_complete(metrics):
-    address, values = metrics
-    values[:] = [10, 12, 18, 25, 25]
-    recorder = StatisticsRecorder("127.0.0.1:1", "alexnet", metrics=address)
-    recorder.start()
-    statistics, missing = recorder.finish(expected_requests=15)
+def test_the_last_reading_waits_until_the_counters_are_complete(recorder):
+    metrics = recorder("alexnet", 10, 12, 18, 25, 25)
+    metrics.start()
+    statistics, missing = metrics.finish(expected_requests=15)
     assert (statistics.success, missing) == (15, "")
 
 

@@ -121,6 +121,7 @@ ONE_STEP = {"max_rate": 190, "precision": 0.99}
     [
         ({100: "-++++++", 190: "-"}, ONE_STEP, 100, 190, ""),
         ({100: "s++++++++", 190: "-s"}, ONE_STEP, 100, 190, ""),
+        ({100: "s", 50: "-", 25: "+"}, {"precision": 0.99}, 25, math.sqrt(25 * 50), ""),
         ({100: "+", 200: "+", 400: "s"}, {}, 200, None, f"at least 200 requests/s: {BUSY} 400 requests/s (it is busy)"),
         ({100: "s", 50: "s", 25: "+"}, {}, 25, None, f"at least 25 requests/s: {BUSY} 50 requests/s (it is busy)"),
         (
@@ -132,7 +133,15 @@ ONE_STEP = {"max_rate": 190, "precision": 0.99}
         ),
         ({}, {}, 0, 100 / 1024, "the SLO is violated at all rates down to 0.0977 requests/s"),
     ],
-    ids=["majority", "limited trial repeated", "limited at 400", "limited at 100 and 50", "maximum", "always violated"],
+    ids=[
+        "majority",
+        "limited trial repeated",
+        "fails below limited",
+        "limited at 400",
+        "limited at 100 and 50",
+        "maximum",
+        "always violated",
+    ],
 )
 def test_a_search_ends_with_its_bounds_and_the_reason(results, options, rate, violated_at, end_reason):
     trial, rates = scripted(results)
@@ -140,13 +149,6 @@ def test_a_search_ends_with_its_bounds_and_the_reason(results, options, rate, vi
     assert (found.rate, found.violated_at, found.end_reason) == (rate, violated_at, end_reason)
     assert max(rates) <= options.get("max_rate", 400)
     assert bool(found.confidence) == bool(rate)
-
-
-def test_the_search_continues_if_the_server_fails_below_the_limit_of_the_load_generator():
-    trial, _ = scripted({200: "s", 100: "-", 50: "+"})
-    found = search(trial, P99, start_rate=200, precision=0.05)
-    assert (found.rate, found.end_reason) == (50, "")
-    assert 50 < found.violated_at <= 52.5
 
 
 @pytest.mark.parametrize(("value_ms", "rate"), [(1000, 0), (10, 200)])

@@ -54,9 +54,9 @@ def test_no_setting_is_measured_twice_before_the_comparison_with_the_default():
 
 
 def test_the_default_stays_if_nothing_helps_or_the_best_setting_loses_one_comparison():
-    for seed in range(10):
-        rng = random.Random(seed)
-        tuned = tune(DEFAULT, lambda setting: (100 if setting == DEFAULT else 80) * rng.gauss(1, 0.05), VALUES)  # noqa: B023
+    rng = random.Random(3)
+    for _ in range(10):
+        tuned = tune(DEFAULT, lambda setting: (100 if setting == DEFAULT else 80) * rng.gauss(1, 0.05), VALUES)
         assert (tuned.best, tuned.speedup) == (DEFAULT, 1.0)
     rates = iter([1.0, *[5.0] * 9, 5.0, 1.0, 1.0, 5.0, 5.0, 1.0])
     assert tune(DEFAULT, lambda setting: next(rates), VALUES).best == DEFAULT
