@@ -25,6 +25,7 @@ from alexnet_export.releases import Release
 from alexnet_export.to_onnx import export_onnx
 from alexnet_export.variants import Variant
 
+END_TO_END = Path(__file__).parent / "e2e"
 _skipped: list[str] = []
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
 torch.set_num_threads(1)  # the networks are small, and other test processes use the other CPUs
@@ -41,6 +42,18 @@ QUICK = ExportOptions(
     sensitivity_images=16,
 )
 """Options of exports whose speed measurements and gates are not tested."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of the real Triton, run the longest first, and keep each file in one process of pytest-xdist."""
+    for item in items:
+        if END_TO_END in item.path.parents:
+            item.add_marker("e2e")
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+    items.sort(key=lambda item: item.get_closest_marker("full_size") is None)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
