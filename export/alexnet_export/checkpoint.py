@@ -6,10 +6,9 @@ either the old checkpoint or the new one. Loading never executes pickled code (`
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,8 @@ class Checkpoint:
         return model.eval()
 
 
-def save(checkpoint: Checkpoint, directory: Path) -> Path:
-    """Write the checkpoint to ``directory``, remove older weights, and return the path of the card.
+def save(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write the checkpoint to ``directory`` and remove older weights.
 
     Raises:
         BadInput: the disk is full or the directory is not writable; the old checkpoint is unchanged.
@@ -77,7 +76,6 @@ def save(checkpoint: Checkpoint, directory: Path) -> Path:
     for old in directory.glob("weights-*.pt"):
         if old != weights:
             old.unlink()
-    return directory / CARD
 
 
 def load(directory: Path) -> Checkpoint:
@@ -142,8 +140,3 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise BadInput(f"{path}: contains no state dict; save it with torch.save(model.state_dict(), path)")
     return content
-
-
-def labels_digest(labels: Iterable[str]) -> str:
-    """SHA-256 of the class names in order."""
-    return hashlib.sha256("\n".join(labels).encode()).hexdigest()

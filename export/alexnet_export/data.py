@@ -109,13 +109,10 @@ def training_batches(
 
 
 def evaluation_batches(split: Split, *, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """Each sample of a split once, in order; or ``limit`` random ones, the same each time (folders are sorted by class)."""
-    count = len(split) if limit is None else min(limit, len(split))
-    order = [(0, index) for index in range(count)]
-    if count < len(split):
-        order = [(0, int(index)) for index in np.random.default_rng(0).permutation(len(split))[:count]]
-    for start in range(0, count, batch_size):
-        yield _collate([_Addressed(split)[address] for address in order[start : start + batch_size]])
+    """Each sample of a split once, or ``limit`` of them; in random order (folders are sorted by class), the same each time."""
+    order = np.random.default_rng(0).permutation(len(split))[:limit]
+    for start in range(0, len(order), batch_size):
+        yield _collate([_Addressed(split)[0, int(index)] for index in order[start : start + batch_size]])
 
 
 class _Addressed(Dataset[tuple[Pixels, int] | str]):

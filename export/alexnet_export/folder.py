@@ -14,13 +14,7 @@ import numpy as np
 
 from alexnet_client import images
 from alexnet_client.errors import BadInput, ImageError
-from alexnet_export.data import DataSet, Pixels, SplitName, Unreadable, check_labels
-
-DIRECTORIES: dict[SplitName, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("val", "validation"),
-    "test": ("test",),
-}
+from alexnet_export.data import DataSet, Pixels, Unreadable, check_labels
 
 
 @dataclass(frozen=True)
@@ -62,12 +56,10 @@ def open_folder(directory: Path, *, seed: int = 0, flip: bool = True) -> DataSet
     layout = "the directory must contain train/<class>/ and val/<class>/"
     if not directory.is_dir():
         raise BadInput(f"{directory}: no such directory; {layout}")
-    train = _split_directory(directory, "train")
-    validation = _split_directory(directory, "validation")
-    if train is None or validation is None:
-        missing = "train" if train is None else "val"
-        raise BadInput(f"{directory}: {missing}/ is missing; {layout}")
-    test = _split_directory(directory, "test")
+    train, validation, test = (directory / name for name in ("train", "val", "test"))
+    for required in (train, validation):
+        if not required.is_dir():
+            raise BadInput(f"{directory}: {required.name}/ is missing; {layout}")
     labels = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
     if len(labels) < 2:
         raise BadInput(f"{train}: contains {len(labels)} class directories, at least two are required")
@@ -78,13 +70,9 @@ def open_folder(directory: Path, *, seed: int = 0, flip: bool = True) -> DataSet
         labels,
         train=ImageFolder(files, seed, augment=True, flip=flip),
         validation=held_out,
-        test=ImageFolder(_files(test, labels), seed) if test else held_out,
+        test=ImageFolder(_files(test, labels), seed) if test.is_dir() else held_out,
         as_served=ImageFolder(files, seed),
     )
-
-
-def _split_directory(directory: Path, split: SplitName) -> Path | None:
-    return next((directory / name for name in DIRECTORIES[split] if (directory / name).is_dir()), None)
 
 
 def _files(directory: Path, labels: tuple[str, ...]) -> tuple[tuple[Path, int], ...]:

@@ -110,9 +110,9 @@ def paired_loss(*, lost: int, won: int, images: int) -> Loss:
     return Loss(100 * (lost - won) / images, 100 * (center - margin), 100 * (center + margin))
 
 
-def smallest_gate_set(budget_points: float = BUDGET_POINTS) -> int:
+def smallest_gate_set() -> int:
     """Number of images with which two identical models pass the accuracy gate; with fewer, no model can pass."""
-    return math.ceil(_Z95 / (budget_points / 100) - 2)
+    return math.ceil(_Z95 / (BUDGET_POINTS / 100) - 2)
 
 
 def check_parity(comparison: Comparison) -> None:
@@ -131,21 +131,21 @@ def check_parity(comparison: Comparison) -> None:
         raise GateFailed(f"parity: {different} of {comparison.images} images have another best class")
 
 
-def check_loss(comparison: Comparison, budget_points: float = BUDGET_POINTS) -> None:
+def check_loss(comparison: Comparison) -> None:
     """Gate of a file with reduced precision: the 95 % interval of the loss of accuracy is within the budget.
 
     Raises:
         GateFailed: the loss may be larger.
         BadInput: there are too few images for a decision.
     """
-    counted, needed = comparison.labelled or comparison.images, smallest_gate_set(budget_points)
+    counted, needed = comparison.labelled or comparison.images, smallest_gate_set()
     if counted < needed:
         raise BadInput(
-            f"accuracy: {counted} images are too few to validate a loss of at most {budget_points} points, {needed} are "
+            f"accuracy: {counted} images are too few to validate a loss of at most {BUDGET_POINTS} points, {needed} are "
             "required; add test images, or publish with PRECISION=fp32"
         )
     loss = comparison.loss_points
-    if loss.high > budget_points:
+    if loss.high > BUDGET_POINTS:
         metric = (
             "top-1 loss"
             if comparison.labelled
@@ -153,5 +153,5 @@ def check_loss(comparison: Comparison, budget_points: float = BUDGET_POINTS) -> 
         )
         raise GateFailed(
             f"accuracy: {metric} {loss.estimate:+.2f} points against fp32, 95 % interval {loss.low:.2f} to "
-            f"{loss.high:.2f} on {counted} images; the limit is {budget_points}"
+            f"{loss.high:.2f} on {counted} images; the limit is {BUDGET_POINTS}"
         )

@@ -102,7 +102,7 @@ def _as_served(dataset: DataSet) -> Split:
 def _read(split: Split, wanted: int) -> Images:
     """Up to ``wanted`` readable images in random order, the same ones each time."""
     batches, count = [], 0
-    for batch in evaluation_batches(_Shuffled(split), batch_size=_BATCH_SIZE):
+    for batch in evaluation_batches(split, batch_size=_BATCH_SIZE):
         batches.append(batch)
         count += len(batch.labels)
         if count >= wanted:
@@ -114,16 +114,3 @@ def _read(split: Split, wanted: int) -> Images:
         np.concatenate([batch.labels.numpy() for batch in batches])[:wanted],
         tuple(line for batch in batches for line in batch.unreadable),
     )
-
-
-class _Shuffled:
-    """A split in random order: folders are sorted by class, and not all images may be used."""
-
-    def __init__(self, split: Split) -> None:
-        self.split, self.order = split, np.random.default_rng(0).permutation(len(split))
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def sample(self, index: int, epoch: int) -> tuple[npt.NDArray[np.uint8], int]:
-        return self.split.sample(int(self.order[index]), epoch)

@@ -121,7 +121,7 @@ def torch_runner(checkpoint: Checkpoint) -> Runner:
 
 
 @contextmanager
-def served_runner(target: str, model: str, *, timeout_s: float = 60.0) -> Iterator[tuple[Runner, set[str]]]:
+def served_runner(target: str, model: str) -> Iterator[tuple[Runner, set[str]]]:
     """Runner of a Triton server at ``target``, and the set of the versions that answered.
 
     Raises:
@@ -131,7 +131,7 @@ def served_runner(target: str, model: str, *, timeout_s: float = 60.0) -> Iterat
     with asyncio.Runner() as loop:
 
         async def connect() -> Client:
-            return Client(target, model=model, timeout_s=timeout_s)  # gRPC objects belong to a running event loop
+            return Client(target, model=model, timeout_s=60)  # gRPC objects belong to a running event loop
 
         def run(pixels: Pixels) -> tuple[Array, Array]:
             answer = loop.run(client.infer(pixels))

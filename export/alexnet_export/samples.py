@@ -15,14 +15,13 @@ from alexnet_client.files import writing
 from alexnet_export.data import DataSet, Unreadable
 
 
-def write_samples(dataset: DataSet, directory: Path, *, count: int, seed: int = 0) -> int:
+def write_samples(dataset: DataSet, directory: Path, *, count: int) -> int:
     """Write random images of the test split as PNG files to ``directory/<class>/``.
 
     Args:
         dataset: source of the images.
         directory: replaced completely.
         count: number of images; all if the split has fewer.
-        seed: of the random selection.
 
     Returns:
         The number of images written.
@@ -33,7 +32,7 @@ def write_samples(dataset: DataSet, directory: Path, *, count: int, seed: int = 
     files = [path for path in directory.rglob("*") if not path.is_dir()] if directory.is_dir() else [directory]
     if directory.exists() and not all(_is_sample(path) for path in files):
         raise BadInput(f"{directory}: contains files that are not sample images; choose another directory")
-    order = np.random.default_rng(seed).permutation(len(dataset.test))[:count]
+    order = np.random.default_rng(0).permutation(len(dataset.test))[:count]
     written = 0
     with writing(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)

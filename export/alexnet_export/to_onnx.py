@@ -13,7 +13,7 @@ from torch.export import Dim
 
 from alexnet_client.errors import BadInput
 from alexnet_client.files import replace_file
-from alexnet_export.checkpoint import Checkpoint, labels_digest
+from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.model import SIDE, ServedModel
 
 OPSET = 18
@@ -67,7 +67,6 @@ def model_metadata(checkpoint: Checkpoint) -> dict[str, str]:
     return {
         "architecture": "alexnet",
         "labels": json.dumps(checkpoint.labels),
-        "labels_sha256": labels_digest(checkpoint.labels),
         "checkpoint_sha256": checkpoint.sha256,
         "preprocessing": json.dumps(
             {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,16 +25,6 @@ from alexnet_export.to_onnx import INPUT, MAX_BATCH_SIZE, OUTPUTS
 PREFERRED_BATCH = 32
 
 
-@dataclass(frozen=True)
-class EngineInfo:
-    """GPU, TensorRT version and ONNX file of an engine; ``cached`` if it was not built again."""
-
-    gpu: str
-    tensorrt: str
-    onnx_sha256: str
-    cached: bool
-
-
 def tensorrt_missing() -> str | None:
     """The reason why this machine cannot build engines, in one line; None if it can."""
     if not torch.cuda.is_available():
@@ -49,40 +38,35 @@ def tensorrt_missing() -> str | None:
     return None
 
 
-def build_engine(source: Path, plan: Path, *, cache: Path, max_batch_size: int = MAX_BATCH_SIZE) -> EngineInfo:
+def build_engine(source: Path, plan: Path, *, cache: Path) -> None:
     """Build an engine, or copy it from the cache.
 
     Args:
         source: the ONNX file; uint8 ``image`` [N, 224, 224, 3] in.
         plan: path of the engine.
         cache: directory for engines and timings. Its content is trusted, because an engine is executable code.
-        max_batch_size: largest batch of the optimisation profile; the optimum is 32.
 
     Raises:
         BadInput: there is no GPU or no TensorRT, or a file cannot be written.
         GateFailed: TensorRT cannot read the file or cannot build an engine.
     """
-    missing = tensorrt_missing()
-    if missing:
+    if missing := tensorrt_missing():
         raise BadInput(missing)
     trt = _tensorrt()
     major, minor = torch.cuda.get_device_capability()
-    name, digest = torch.cuda.get_device_name(), sha256_file(source)
     with writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
-    key = f"{name.replace(' ', '-')}-sm{major}{minor}-tensorrt{trt.__version__}"
-    kept = cache / f"{key}-batch{max_batch_size}-{digest[:16]}.plan"
-    cached = kept.is_file()
-    if not cached:
-        serialized = _build(trt, source, cache / f"{key}.timing", max_batch_size)
-        with replace_file(kept) as temporary:
+    key = f"{torch.cuda.get_device_name().replace(' ', '-')}-sm{major}{minor}-tensorrt{trt.__version__}"
+    cached = cache / f"{key}-batch{MAX_BATCH_SIZE}-{sha256_file(source)[:16]}.plan"
+    if not cached.is_file():
+        serialized = _build(trt, source, cache / f"{key}.timing")
+        with replace_file(cached) as temporary:
             temporary.write_bytes(serialized)
     with replace_file(plan) as temporary:
-        shutil.copyfile(kept, temporary)
-    return EngineInfo(name, trt.__version__, digest, cached)
+        shutil.copyfile(cached, temporary)
 
 
-def _build(trt: ModuleType, source: Path, timing: Path, max_batch_size: int) -> bytes:
+def _build(trt: ModuleType, source: Path, timing: Path) -> bytes:
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # TensorRT 11 has no flag: the only mode
@@ -93,8 +77,7 @@ def _build(trt: ModuleType, source: Path, timing: Path, max_batch_size: int) -> 
         raise GateFailed(f"TensorRT cannot read {source.name}: {errors}")
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
-    shape = (SIDE, SIDE, 3)
-    profile.set_shape(INPUT, (1, *shape), (min(PREFERRED_BATCH, max_batch_size), *shape), (max_batch_size, *shape))
+    profile.set_shape(INPUT, *((batch, SIDE, SIDE, 3) for batch in (1, PREFERRED_BATCH, MAX_BATCH_SIZE)))
     config.add_optimization_profile(profile)
     timings = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
     config.set_timing_cache(timings, ignore_mismatch=False)

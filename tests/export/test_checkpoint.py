@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
 import re
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +26,7 @@ def saved(checkpoint, tmp_path):
 
 def test_a_saved_checkpoint_is_loaded(checkpoint, saved):
     loaded = checkpoints.load(saved)
-    assert loaded.labels == checkpoint.labels
-    assert loaded.normalization == checkpoint.normalization
-    assert loaded.widths == checkpoint.widths
-    assert loaded.made_by == {"made_for": "tests"}
+    assert replace(loaded, state_dict={}) == replace(checkpoint, state_dict={})
     assert all(torch.equal(loaded.state_dict[key], value) for key, value in checkpoint.state_dict.items())
 
 
@@ -49,17 +49,26 @@ def test_a_failed_save_keeps_the_old_checkpoint(checkpoint, saved, monkeypatch):
     checkpoints.load(saved)
 
 
-def test_a_write_that_the_kernel_aborts_keeps_the_old_checkpoint(checkpoint, saved, with_limited_files):
+def save_with_limited_files(checkpoint, directory, message):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    try:
+        checkpoints.save(checkpoint, directory)
+    except BadInput as error:
+        message.put(str(error))
+
+
+def test_a_write_that_the_kernel_aborts_keeps_the_old_checkpoint(checkpoint, saved):
     before = {path.name for path in saved.iterdir()}
-    message = with_limited_files(1_000_000, checkpoints.save, checkpoint, saved)
-    assert re.search(r"could not be written completely, its disk has [\d,]+ MB free; free some space", message)
+    fork = multiprocessing.get_context("fork")
+    message = fork.SimpleQueue()
+    process = fork.Process(target=save_with_limited_files, args=(checkpoint, saved, message))
+    process.start()
+    process.join(60)
+    expected = r"could not be written completely, its disk has [\d,]+ MB free; free some space"
+    assert re.search(expected, message.get())
     assert {path.name for path in saved.iterdir()} == before
     checkpoints.load(saved)
-
-
-def test_the_error_for_a_missing_checkpoint_names_the_command_to_create_one(tmp_path):
-    with pytest.raises(BadInput, match="no checkpoint found; create one with `make train`"):
-        checkpoints.load(tmp_path / "nowhere")
 
 
 def truncate(path):
@@ -78,16 +87,15 @@ def test_truncated_and_missing_weights_are_rejected(saved, damage, message):
 
 
 @pytest.mark.parametrize("card", [b"", b"{}", b"[]", b'{"weights": 3}', b"\xff\xfe\x00"])
-def test_a_damaged_card_is_rejected(saved, card):
-    (saved / "checkpoint.json").write_bytes(card)
+def test_a_damaged_card_is_rejected(tmp_path, card):
+    (tmp_path / "checkpoint.json").write_bytes(card)
     with pytest.raises(BadInput, match="not a valid checkpoint card"):
-        checkpoints.load(saved)
+        checkpoints.load(tmp_path)
 
 
 def test_a_card_with_another_number_of_classes_is_rejected(saved):
     card = json.loads((saved / "checkpoint.json").read_text())
-    card["labels"] = card["labels"][:7]
-    (saved / "checkpoint.json").write_text(json.dumps(card))
+    (saved / "checkpoint.json").write_text(json.dumps({**card, "labels": card["labels"][:7]}))
     with pytest.raises(BadInput, match=r"not an AlexNet with 7 classes: classifier\.6\.weight has shape \[10, \d+\]"):
         checkpoints.load(saved)
 
@@ -103,7 +111,7 @@ def test_a_pickle_with_code_is_rejected_and_not_executed(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"hello", b"\xff\xd8\xff\xe0JFIF", b"PK\x03\x04", bytes(100)])
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff\xd8\xff\xe0JFIF", b"PK\x03\x04", bytes(100)])
 def test_any_other_file_is_rejected_without_unsafe_advice(tmp_path, content):
     (tmp_path / "other.pth").write_bytes(content)
     with pytest.raises(BadInput, match="not a PyTorch state dict") as rejected:

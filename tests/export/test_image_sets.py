@@ -24,6 +24,8 @@ def test_each_purpose_uses_its_own_split(digits, first):
     evaluated = gate_images(few, digits.labels, minimum=30)
     assert same(evaluated, digits.test, range(30))
     assert (evaluated.labels >= 0).all()
+    for images in (gate_images(few, ("a", "b"), minimum=30), selection_images(few, ("a", "b"))):
+        assert (images.labels == -1).all(), "images of other classes have no labels"
 
 
 def test_a_small_test_split_is_filled_up_with_images_without_labels(digits, first):
@@ -34,19 +36,10 @@ def test_a_small_test_split_is_filled_up_with_images_without_labels(digits, firs
     assert len(found.unreadable) == 4 + 6
 
 
-def test_images_of_other_classes_have_no_labels(digits, first):
-    few = DataSet("few", ("a", "b"), digits.train, first(digits.validation, 20), first(digits.test, 30))
-    assert (gate_images(few, digits.labels, minimum=30).labels == -1).all()
-    assert (selection_images(few, digits.labels).labels == -1).all()
-
-
 def test_too_few_readable_images_are_an_error(digits, first):
     few = DataSet("few", digits.labels, *(first(digits.test, 20, 10) for _ in range(3)))
     with pytest.raises(BadInput, match="54 readable images to compare answers on, 60 are required"):
         gate_images(few, digits.labels, minimum=60)
-
-
-def test_calibration_and_selection_need_readable_images(digits, first):
     none = DataSet("none", digits.labels, first(digits.train, 5, 1), first(digits.validation, 5, 1), digits.test)
     with pytest.raises(BadInput, match="none: no readable training image for calibration; add some, or publish with"):
         calibration_images(none)
@@ -56,14 +49,12 @@ def test_calibration_and_selection_need_readable_images(digits, first):
 
 def test_a_folder_without_test_images_uses_training_images_without_augmentation(tmp_path):
     random = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
-            (tmp_path / split / name).mkdir(parents=True)
-            for number in range(3):
-                pixels = random.integers(0, 256, (256, 300, 3), np.uint8)
-                Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+    for path in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / path).mkdir(parents=True)
+        for number in range(3):
+            pixels = random.integers(0, 256, (256, 300, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / path / f"{number}.png")
     folder = open_dataset("folder", directory=tmp_path)
-    assert folder.as_served is not None
     assert same(calibration_images(folder), folder.as_served, range(6))
     assert same(selection_images(folder, folder.labels), folder.as_served, range(6)), "the gates use val"
     assert np.array_equal(folder.as_served.sample(0, 5)[0], load_pixels(tmp_path / "train/cat/0.png"))

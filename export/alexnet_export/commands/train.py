@@ -26,13 +26,8 @@ def train(
         typer.Option(help="alternative to --steps: passes over the training images", show_default="10 for a folder"),
     ] = 0,
     batch_size: Annotated[int, typer.Option(help="images in a training batch")] = 32,
-    optimizer: Annotated[str, typer.Option(help="adamw, or sgd as in the 2012 paper")] = "adamw",
-    learning_rate: Annotated[
-        float, typer.Option(help="peak of the schedule", show_default="4e-4 with adamw, 0.01 with sgd")
-    ] = 0,
+    learning_rate: Annotated[float, typer.Option(help="highest learning rate of the one-cycle schedule")] = 4e-4,
     weight_decay: Annotated[float, typer.Option(help="weight decay")] = 5e-4,
-    schedule: Annotated[str, typer.Option(help="learning rate schedule: onecycle, cosine or constant")] = "onecycle",
-    label_smoothing: Annotated[float, typer.Option(help="label smoothing, 0 to 1")] = 0.0,
     dropout: Annotated[float, typer.Option(help="dropout probability of the fully connected layers")] = 0.2,
     flip: Annotated[bool, typer.Option(help="mirror training images at random (folder)")] = True,
     precision: Annotated[
@@ -63,13 +58,10 @@ def train(
         options = TrainOptions(
             steps=steps or round(epochs * epoch) or (TrainOptions.steps if demo else DEFAULT_EPOCHS * epoch),
             batch_size=batch_size,
-            optimizer=optimizer,  # type: ignore[arg-type]  # TrainOptions checks it
-            learning_rate=learning_rate or (0.01 if optimizer == "sgd" else TrainOptions.learning_rate),
+            learning_rate=learning_rate,
             weight_decay=weight_decay,
-            schedule=schedule,  # type: ignore[arg-type]
-            label_smoothing=label_smoothing,
             dropout=dropout,
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]  # TrainOptions checks it
             evaluate_every=evaluate_every or (TrainOptions.evaluate_every if demo else epoch),
             evaluation_limit=len(dataset.validation) // EVALUATION_VARIANTS if demo else None,
             seed=seed,

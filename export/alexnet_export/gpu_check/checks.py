@@ -205,21 +205,18 @@ def _session(ort: Any, path: Path, options: dict[str, str]) -> Any:
 
 def _bound_run(session: Any, images: torch.Tensor) -> Callable[[], Any]:
     """A repeatable run with input and outputs in device memory."""
-    classes = session.get_outputs()[0].shape[-1]
-    output = torch.empty(len(images), classes, dtype=torch.float32, device="cuda")
+    outputs = {
+        each.name: torch.empty(len(images), each.shape[-1], dtype=torch.float32, device="cuda")
+        for each in session.get_outputs()
+    }
     binding = session.io_binding()
     binding.bind_input("image", "cuda", 0, np.uint8, tuple(images.shape), images.data_ptr())
-    binding.bind_output("logits", "cuda", 0, np.float32, tuple(output.shape), output.data_ptr())
-    if any(each.name == "probabilities" for each in session.get_outputs()):
-        second = torch.empty_like(output)
-        binding.bind_output("probabilities", "cuda", 0, np.float32, tuple(second.shape), second.data_ptr())
-        kept: tuple[torch.Tensor, ...] = (images, output, second)
-    else:
-        kept = (images, output)
+    for name, output in outputs.items():
+        binding.bind_output(name, "cuda", 0, np.float32, tuple(output.shape), output.data_ptr())
 
-    def run(kept: tuple[torch.Tensor, ...] = kept) -> tuple[torch.Tensor, ...]:
+    def run() -> tuple[Any, ...]:
         session.run_with_iobinding(binding)
-        return kept
+        return images, outputs  # keeps the buffers alive as long as the function
 
     return run
 

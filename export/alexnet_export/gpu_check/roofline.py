@@ -35,7 +35,7 @@ class Work:
 def layers_of(network: AlexNet) -> list[Work]:
     """The layers with weights. Pools are not counted, so the result is a lower bound."""
     described = describe_layers(network)
-    sizes = [(3, SIDE, SIDE), *(layer.measured for layer in described)]
+    sizes = [(3, SIDE, SIDE), *(layer.size for layer in described)]
     return [
         Work(layer.name, layer.multiply_adds, layer.parameters, prod(before) + prod(after))
         for layer, (before, after) in zip(described, pairwise(sizes), strict=True)
