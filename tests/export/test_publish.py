@@ -93,16 +93,9 @@ def test_versions_are_sorted_as_numbers_and_other_directories_are_ignored(reposi
     (repository / "alexnet/1").rename(repository / "alexnet/9")
     for name in ("²", "007", "backup"):
         (repository / "alexnet" / name).mkdir()
-    for _ in range(2):
-        publish(repository, {"model.onnx": model}, LABELS, {})
-    assert versions(releases(repository)) == [9, 10, 11]
-
-
-def test_other_classes_are_rejected_because_all_versions_share_the_labels(repository, model):
-    before = snapshot(repository)
-    with pytest.raises(BadInput, match="its 2 classes differ from the 3 of this model; publish to another repository"):
-        publish(repository, {"model.onnx": model}, ("a", "b", "c"), {})
-    assert snapshot(repository) == before
+    publish(repository, {"model.onnx": model}, LABELS, {})
+    assert versions(releases(repository)) == [9, 10]
+    assert releases(repository / "nowhere") == rolled_back(repository / "nowhere") == []
 
 
 def fail_with(number):
@@ -130,23 +123,21 @@ def test_a_failed_write_leaves_the_repository_unchanged(repository, model, monke
     assert not list(repository.glob("alexnet/.publishing-*"))
 
 
-def test_a_failed_release_with_other_classes_restores_labels_and_configurations(repository, model, monkeypatch):
+def test_other_classes_need_a_repository_without_versions(repository, model, monkeypatch):
+    def publish_three_classes():
+        return publish(repository, {"model.onnx": model}, ("a", "b", "c"), {})
+
+    with pytest.raises(BadInput, match="its 2 classes differ from the 3 of this model; publish to another repository"):
+        publish_three_classes()
     shutil.rmtree(repository / "alexnet/1")
     before = snapshot(repository)
     monkeypatch.setattr(Path, "rename", fail_with(errno.EIO))
     with pytest.raises(BadInput):
-        publish(repository, {"model.onnx": model}, ("a", "b", "c"), {})
-    assert snapshot(repository) == before
+        publish_three_classes()
+    assert snapshot(repository) == before, "a failure restores labels and configurations"
     monkeypatch.undo()
-    publish(repository, {"model.onnx": model}, ("a", "b", "c"), {})
+    publish_three_classes()
     assert (repository / "alexnet/labels.txt").read_text() == "a\nb\nc\n"
-
-
-def test_a_write_that_the_kernel_aborts_leaves_the_repository_unchanged(repository, model, with_limited_files):
-    before = snapshot(repository)
-    message = with_limited_files(100_000, publish, repository, {"model.onnx": model}, LABELS, {})
-    assert "cannot be written" in message
-    assert snapshot(repository) == before
 
 
 def _die_at(step: str, repository: Path, model: Path) -> None:
@@ -165,12 +156,8 @@ def test_a_kill_at_any_step_leaves_the_repository_unchanged_and_the_next_run_cle
 
 
 def test_concurrent_publications_get_different_versions(repository, model):
-    run(
-        *(
-            fork.Process(target=publish, args=(repository, {"model.onnx": model}, LABELS, {"by": number}))
-            for number in range(6)
-        )
-    )
+    arguments = [(repository, {"model.onnx": model}, LABELS, {"by": number}) for number in range(6)]
+    run(*(fork.Process(target=publish, args=each) for each in arguments))
     assert versions(releases(repository)) == [1, 2, 3, 4, 5, 6, 7]
     assert {release.manifest.get("by") for release in releases(repository)} == {None, *range(6)}
 
@@ -182,21 +169,13 @@ def test_a_damaged_manifest_is_named(repository, content):
         _ = releases(repository)[0].manifest
 
 
-def test_a_missing_repository_has_no_releases(tmp_path):
-    assert releases(tmp_path / "nowhere") == rolled_back(tmp_path / "nowhere") == []
-
-
-def test_a_rollback_withdraws_the_newest_version_and_keeps_its_files(three):
+@pytest.mark.parametrize(("to", "target", "newer"), [(None, 2, [3]), (1, 1, [2, 3])])
+def test_a_rollback_withdraws_all_newer_versions_and_keeps_their_files(three, to, target, newer):
     before = (three / "alexnet/3/model.onnx").read_bytes()
-    withdrawn, target = roll_back(three)
-    assert (versions(withdrawn), target.version, versions(releases(three))) == ([3], 2, [1, 2])
-    assert versions(rolled_back(three)) == [3]
-    assert (withdrawn[0].directory / "model.onnx").read_bytes() == before
-
-
-def test_a_rollback_to_a_version_withdraws_all_newer_ones(three):
-    withdrawn, target = roll_back(three, to=1)
-    assert (versions(withdrawn), target.version, versions(releases(three))) == ([2, 3], 1, [1])
+    withdrawn, newest = roll_back(three, to=to)
+    assert (versions(withdrawn), newest.version, releases(three)[-1].version) == (newer, target, target)
+    assert versions(rolled_back(three)) == newer
+    assert (withdrawn[-1].directory / "model.onnx").read_bytes() == before
 
 
 def test_a_version_number_is_never_used_twice(three, model):
@@ -231,11 +210,9 @@ def test_an_impossible_rollback_or_prune_changes_nothing(three, act, message):
     with pytest.raises(BadInput, match=message):
         act(three)
     assert snapshot(three) == before
-
-
-def test_the_only_release_cannot_be_rolled_back(repository):
+    roll_back(three, to=1)
     with pytest.raises(BadInput, match="1 version published, no older one to roll back to"):
-        roll_back(repository)
+        roll_back(three)
 
 
 def test_the_next_prune_finishes_one_that_was_killed(three):
