@@ -32,9 +32,7 @@ def test_equal_logits_pass_with_no_difference():
 def test_a_logit_outside_the_tolerance_fails_parity():
     off = LOGITS.copy()
     off[300, 4] -= 2e-4 * np.ptp(LOGITS)
-    with pytest.raises(
-        GateFailed, match=r"a logit differs by 2\.0\de-04 of the range of the logits; the limit is 1e-04"
-    ):
+    with pytest.raises(GateFailed, match=r"a logit differs by 2\.0\de-04 of the range .* the limit is 1e-04"):
         check_parity(compare(LOGITS, off, LABELS))
 
 
@@ -47,14 +45,11 @@ def test_another_best_class_fails_parity_however_small_the_difference():
         check_parity(compare(tied, swapped, LABELS))
 
 
-def test_a_logit_that_is_not_finite_fails():
+def test_logits_that_are_not_finite_or_of_another_shape_fail():
     broken = LOGITS.copy()
     broken[0, 0] = np.nan
     with pytest.raises(GateFailed, match="1 logits are not finite"):
         compare(LOGITS, broken, LABELS)
-
-
-def test_logits_of_another_shape_fail():
     with pytest.raises(GateFailed, match=r"shape \[600, 9\], expected \[600, 10\]"):
         compare(LOGITS, LOGITS[:, :9], LABELS)
 
@@ -86,16 +81,10 @@ def test_the_interval_covers_the_true_loss_with_95_percent_probability():
 
 
 def test_a_loss_whose_interval_exceeds_the_budget_fails():
-    few = compare(LOGITS, with_other_answers(1), LABELS)
-    check_loss(few, budget_points=0.7)
-    with pytest.raises(
-        GateFailed, match=r"top-1 loss \+0\.17 points against fp32, .* to 0\.6\d on 600 images; the limit is 0\.5"
-    ):
-        check_loss(few)
-
-
-def test_a_gain_is_a_negative_loss():
-    assert compare(with_other_answers(50), LOGITS, LABELS).loss_points.high < 0
+    expected = r"top-1 loss \+0\.17 points against fp32, .* to 0\.6\d on 600 images; the limit is 0\.5"
+    with pytest.raises(GateFailed, match=expected):
+        check_loss(compare(LOGITS, with_other_answers(1), LABELS))
+    assert compare(with_other_answers(50), LOGITS, LABELS).loss_points.high < 0, "a gain is a negative loss"
 
 
 def test_without_labels_another_best_class_counts_as_a_loss():
@@ -118,7 +107,5 @@ def test_with_fewer_images_than_the_smallest_gate_set_no_model_can_pass():
     needed = smallest_gate_set()
     assert paired_loss(lost=0, won=0, images=needed).high <= 0.5
     assert paired_loss(lost=0, won=0, images=needed - 2).high > 0.5
-    with pytest.raises(
-        BadInput, match=f"100 images are too few to validate a loss of at most 0.5 points, {needed} are required"
-    ):
+    with pytest.raises(BadInput, match=f"100 images are too few to validate .* 0.5 points, {needed} are required"):
         check_loss(compare(LOGITS[:100], LOGITS[:100], LABELS[:100]))
