@@ -39,8 +39,3 @@ def samples(change=lambda at: {}):
 )
 def test_growth_after_the_warm_up_and_every_error_are_reported(change, names):
     assert [each.name for each in soak_report.evaluate(samples(change)) if not each.ok] == names
-
-
-def test_the_chart_is_a_png_file(tmp_path):
-    soak_report.draw(samples(), tmp_path / "soak.png")
-    assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +18,7 @@ from monitoring_overhead import bench_monitoring
 from results import Result, as_json, table_of
 from rich.console import Console
 from server_capacity import bench_capacity
+from servers import published
 from serving import bench_serving
 from variants import bench_variants, make_models
 
@@ -37,20 +39,30 @@ PARTS = ("variants", *WITH_SERVER, "load-generator")
 
 def measure(checkpoint: Path, parts: Sequence[str], *, quick: bool) -> Iterator[Result]:
     """The results of the named parts."""
-    if set(parts) != {"load-generator"}:
-        loaded = checkpoints.load(checkpoint)
-        with TemporaryDirectory(prefix="alexnet-bench-") as scratch:
+    rounds = {"rounds": 1} if quick else {}
+    short = {"rounds": 1, "seconds": 0.3} if quick else {}
+    with TemporaryDirectory(prefix="alexnet-bench-") as scratch, asyncio.Runner() as runner:
+        if set(parts) != {"load-generator"}:
+            loaded = checkpoints.load(checkpoint)
             models = make_models(loaded, open_dataset("digits"), Path(scratch))
-    for part in parts:
-        short = {}
-        if quick:
-            short = {"rounds": 1} if part == "variants" else {"rounds": 1, "seconds": 0.3}
-        if part == "variants":
-            yield from bench_variants(models, **short)
-        elif part == "load-generator":
-            yield from bench_load_generator(**short)
-        else:
-            yield from WITH_SERVER[part](models, loaded.labels, **short)
+            repositories = {
+                precision: published(Path(scratch, precision), precision, models[precision], loaded.labels)
+                for precision in ("int8", "fp32")
+            }
+        for part in parts:
+            if part == "variants":
+                yield from bench_variants(models, **rounds)
+            elif part == "load-generator":
+                yield from bench_load_generator(**short)
+            else:
+                results = WITH_SERVER[part](repositories, **short)
+                while (result := runner.run(following(results))) is not None:
+                    yield result
+
+
+async def following(results: AsyncIterator[Result]) -> Result | None:
+    """The next result, or None at the end."""
+    return await anext(results, None)
 
 
 def main() -> None:

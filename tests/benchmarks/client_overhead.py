@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import statistics
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc.aio as triton
 from results import Result
-from servers import RunningServer, fake_server, published, running, synchronous
+from servers import RunningServer, fake_server, running
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from workloads import (
     OUTPUTS,
     TIMEOUT_S,
     Measurement,
     Send,
+    Side,
+    alternate,
     closed_loop,
     open_loop,
     prepared_requests,
@@ -37,37 +34,43 @@ TASKS = 64
 TRITONCLIENT, GRPC, UNBATCHED = "tritonclient.grpc.aio", "plain gRPC", "this client without batching"
 
 
-def bench_client(
-    models: dict[str, bytes], labels: Sequence[str], *, rounds: int = 9, seconds: float = 1.5
-) -> Iterator[Result]:
+async def bench_client(
+    repositories: Mapping[str, Path], *, rounds: int = 9, seconds: float = 1.5
+) -> AsyncIterator[Result]:
     """Measure with the INT8 model at the real server."""
-    with TemporaryDirectory(prefix="alexnet-client-") as scratch:
-        repository = published(Path(scratch), "int8", models["int8"], labels)
-        yield from synchronous(_measure(repository, random_images(), rounds, seconds))
-
-
-async def _measure(repository: Path, images: np.ndarray, rounds: int, seconds: float) -> AsyncIterator[Result]:
+    images, repository = random_images(), repositories["int8"]
     with fake_server() as target:
         async with AsyncExitStack() as stack:
-            clients = await connect(stack, target, "pixels", images)
-            found = await alternate({name: (send, 1, TASKS) for name, send in clients.items()}, rounds, seconds)
-            for result in compared("fake server", found, min_throughput=2.0, max_cpu=0.5):
-                yield result
+            sides = await connect(stack, target, "pixels", images, (TRITONCLIENT,))
+            found = await alternate(sides, rounds, seconds)
+            name = f"throughput of {TASKS} tasks at the fake server"
+            yield compared(name, found, TRITONCLIENT, "throughput", goal=2.0)
+            name = "CPU time per image at the fake server"
+            yield compared(name, found, TRITONCLIENT, "cpu_us", unit="us", goal=0.5, at_most=True)
     with running(repository) as server:
         async with AsyncExitStack() as stack:
-            clients = await connect(stack, server.target, "image", images)
-            found = await alternate({name: (send, 1, TASKS) for name, send in clients.items()}, rounds, seconds)
-            for result in compared("real server", found, min_throughput=1.0, max_cpu=0.5):
-                yield result
-            yield latency_ratio(f"p99 of {TASKS} tasks", found, TRITONCLIENT, 99, goal=1.0)
-            found = await alternate({name: (clients[name], 1, 1) for name in ("client", GRPC)}, rounds, seconds)
-            yield latency_ratio("p50 of a lone request", found, GRPC, 50, goal=1.05)
+            sides = await connect(stack, server.target, "image", images, (TRITONCLIENT, UNBATCHED))
+            found = await alternate(sides, rounds, seconds)
+            name = f"throughput of {TASKS} tasks at the real server"
+            yield compared(name, found, TRITONCLIENT, "throughput", goal=1.0)
+            name = f"p99 of {TASKS} tasks at the real server"
+            yield compared(name, found, TRITONCLIENT, "p99_ms", unit="ms", goal=1.0, at_most=True)
+            for other, goal in ((TRITONCLIENT, 0.5), (UNBATCHED, None)):
+                name = "CPU time per image at the real server"
+                yield compared(name, found, other, "cpu_us", unit="us", goal=goal, at_most=True)
+            lone = {
+                "client": (sides["client"][0], 1, 1),
+                GRPC: (await stack.enter_async_context(prepared_requests(server.target, images)), 1, 1),
+            }
+            found = await alternate(lone, rounds, seconds)
+            name = "p50 of a lone request at the real server"
+            yield compared(name, found, GRPC, "p50_ms", unit="ms", goal=1.05, at_most=True)
         with running(small_queue(repository), "--config-name", "bounded") as bounded:
             yield await overload(bounded, images, seconds)
         for name, goal_us, shared in (("over loopback", 100, False), ("through shared memory", 30, True)):
             async with Client(server.target, timeout_s=TIMEOUT_S, shared_memory=shared) as client:
-                sides = {"client": (lambda _, client=client: client.infer(images[:32]), 32, 2)}
-                turns = (await alternate(sides, rounds, seconds))["client"]
+                side = {"client": (lambda _, client=client: client.infer(images[:32]), 32, 2)}
+                turns = (await alternate(side, rounds, seconds))["client"]
             yield Result.of(
                 f"client: CPU time per image in batches of 32 {name}",
                 [turn.cpu_us for turn in turns],
@@ -77,13 +80,14 @@ async def _measure(repository: Path, images: np.ndarray, rounds: int, seconds: f
             )
 
 
-async def connect(stack: AsyncExitStack, target: str, tensor: str, images: np.ndarray) -> dict[str, Send]:
-    """Four ways to send single images: this client with and without batching, tritonclient, and plain gRPC."""
+async def connect(
+    stack: AsyncExitStack, target: str, tensor: str, images: np.ndarray, others: Sequence[str]
+) -> dict[str, Side]:
+    """Ways to send single images of many tasks: this client and the named others."""
     batching = await stack.enter_async_context(Client(target, timeout_s=TIMEOUT_S))
     options = BatchOptions(max_batch=1, max_in_flight=TASKS)
     unbatched = await stack.enter_async_context(Client(target, timeout_s=TIMEOUT_S, batching=options))
     other = await stack.enter_async_context(triton.InferenceServerClient(target))
-    prepared = await stack.enter_async_context(prepared_requests(target, images, tensor=tensor))
 
     async def send_with_tritonclient(caller: int) -> Any:
         image = images[caller % 64][np.newaxis]
@@ -92,63 +96,18 @@ async def connect(stack: AsyncExitStack, target: str, tensor: str, images: np.nd
         answer = await other.infer("alexnet", [infer_input], outputs=[InferRequestedOutput(name) for name in OUTPUTS])
         return [answer.as_numpy(name) for name in OUTPUTS]
 
-    return {
+    ways: dict[str, Send] = {
         "client": lambda caller: batching.infer(images[caller % 64][np.newaxis]),
         UNBATCHED: lambda caller: unbatched.infer(images[caller % 64][np.newaxis]),
         TRITONCLIENT: send_with_tritonclient,
-        GRPC: prepared,
     }
+    return {name: (ways[name], 1, TASKS) for name in ("client", *others)}
 
 
-@dataclass
-class Turn(Measurement):
-    """One side in one round, with the CPU time of this process per image, microseconds."""
-
-    cpu_us: float = 0.0
-
-
-async def alternate(sides: dict[str, tuple[Send, int, int]], rounds: int, seconds: float) -> dict[str, list[Turn]]:
-    """Measure each side (how to send, images per request, requests in flight) in each round after a warm-up round."""
-    found: dict[str, list[Turn]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, (send, images, in_flight) in sides.items():
-            started_s = time.process_time()
-            run = await closed_loop(send, images=images, in_flight=in_flight, seconds=seconds)
-            cpu_us = 1e6 * (time.process_time() - started_s) / (len(run.latencies_s) * images)
-            if number:
-                found[name].append(Turn(run.throughput, run.latencies_s, cpu_us))
-    return found
-
-
-def compared(where: str, found: dict[str, list[Turn]], *, min_throughput: float, max_cpu: float) -> Iterator[Result]:
-    """Throughput and CPU time of the client relative to each other way; the goals are for tritonclient."""
-    for other in (TRITONCLIENT, GRPC, UNBATCHED):
-        for value, name, unit, goal in (
-            ("throughput", f"throughput of {TASKS} tasks", "images/s", min_throughput),
-            ("cpu_us", "CPU time per image", "us", max_cpu),
-        ):
-            ours, theirs = ([getattr(turn, value) for turn in found[side]] for side in ("client", other))
-            yield Result.of(
-                f"client: {name} at the {where}, client / {other}",
-                [one / another for one, another in zip(ours, theirs, strict=True)],
-                goal=goal if other == TRITONCLIENT else None,
-                at_most=value == "cpu_us",
-                details=f"{statistics.median(ours):.0f} and {statistics.median(theirs):.0f} {unit}",
-            )
-
-
-def latency_ratio(name: str, found: dict[str, list[Turn]], other: str, percentile: int, *, goal: float) -> Result:
-    """A latency percentile of the client relative to another way, at the real server."""
-    ours, theirs = (
-        [1000 * np.percentile(turn.latencies_s, percentile) for turn in found[side]] for side in ("client", other)
-    )
-    return Result.of(
-        f"client: {name} at the real server, client / {other}",
-        [one / another for one, another in zip(ours, theirs, strict=True)],
-        goal=goal,
-        at_most=True,
-        details=f"{statistics.median(ours):.2f} and {statistics.median(theirs):.2f} ms",
-    )
+def compared(name: str, found: dict[str, list[Measurement]], other: str, value: str, **more: Any) -> Result:
+    """A value of the client relative to another way."""
+    ours, theirs = ([getattr(turn, value) for turn in found[side]] for side in ("client", other))
+    return Result.ratio(f"client: {name}, client / {other}", ours, theirs, **more)
 
 
 async def overload(server: RunningServer, images: np.ndarray, seconds: float, rounds: int = 4) -> Result:
@@ -184,10 +143,7 @@ async def overload(server: RunningServer, images: np.ndarray, seconds: float, ro
 
 def small_queue(repository: Path) -> Path:
     """Copy of a repository whose "bounded" configuration limits the queue to 4 requests."""
-    copy = repository.parent / "small-queue"
-    shutil.copytree(repository, copy, copy_function=os.link, ignore=shutil.ignore_patterns(".*"))
+    copy = shutil.copytree(repository, repository.parent / "small-queue", ignore=shutil.ignore_patterns(".*"))
     config = copy / "alexnet/configs/bounded.pbtxt"
-    text = config.read_text()
-    config.unlink()  # a hard link: do not change the original
-    config.write_text(text.replace("max_queue_size: 512", "max_queue_size: 4"))
+    config.write_text(config.read_text().replace("max_queue_size: 512", "max_queue_size: 4"))
     return copy

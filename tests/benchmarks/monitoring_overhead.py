@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,15 +12,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import yaml
-from client_overhead import TASKS, alternate
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from prometheus_client import CollectorRegistry
 from results import Result
-from servers import published, running, synchronous
-from workloads import TIMEOUT_S, random_images
+from servers import running
+from workloads import TIMEOUT_S, alternate, random_images
 
 from alexnet_client import Client
 from alexnet_client.logs import EventLog
@@ -30,31 +29,25 @@ from alexnet_load.trial_server import free_ports
 from alexnet_server.monitoring.prometheus import MonitorOptions, monitoring
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy/prometheus"
-TRACE_ONE_IN = 100
+TASKS, TRACE_ONE_IN = 64, 100
 SCRAPE_INTERVAL = "1s"
 
 
-def bench_monitoring(
-    models: dict[str, bytes], labels: Sequence[str], *, rounds: int = 9, seconds: float = 6.0
-) -> Iterator[Result]:
+async def bench_monitoring(
+    repositories: Mapping[str, Path], *, rounds: int = 9, seconds: float = 6.0
+) -> AsyncIterator[Result]:
     """Measure with the INT8 model; no result if Prometheus is not installed.
 
-    The turns are long because short turns differ by more than the 2 % of the goal.
+    Each side has its own server; the other one is idle meanwhile. The turns are long because short turns differ by more than the 2 % of
+    the goal.
     """
     if shutil.which("prometheus") is None:
         return
-    with TemporaryDirectory(prefix="alexnet-monitoring-") as scratch:
-        repository = published(Path(scratch), "int8", models["int8"], labels)
-        yield from synchronous(_measure(repository, random_images(), Path(scratch), rounds, seconds))
-
-
-async def _measure(
-    repository: Path, images: np.ndarray, scratch: Path, rounds: int, seconds: float
-) -> AsyncIterator[Result]:
-    """Each side has its own server; the other one is idle meanwhile."""
+    repository, images = repositories["int8"], random_images()
     registry = CollectorRegistry()
     provider = TracerProvider(sampler=TraceIdRatioBased(1 / TRACE_ONE_IN))
     with ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="alexnet-monitoring-")))
         endpoint = stack.enter_context(trace_collector())
         options = ("--trace-endpoint", endpoint, "--trace-rate", str(TRACE_ONE_IN))
         monitored_server = stack.enter_context(running(repository, *options))
@@ -75,11 +68,10 @@ async def _measure(
             }
             found = await alternate(sides, rounds, seconds)
         provider.shutdown()
-    pairs = zip(found["monitored"], found["plain"], strict=True)
-    yield Result.of(
+    yield Result.ratio(
         f"monitoring: throughput with metrics, logs, 1 trace in {TRACE_ONE_IN} requests and a scrape interval of "
         f"{SCRAPE_INTERVAL}, monitored / plain",
-        [monitored.throughput / plain.throughput for monitored, plain in pairs],
+        *([turn.throughput for turn in found[side]] for side in ("monitored", "plain")),
         goal=0.98,
     )
 
@@ -98,15 +90,14 @@ def trace_collector() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Log nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1/traces"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1/traces"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager

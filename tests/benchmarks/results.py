@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -42,6 +43,14 @@ class Result:
         """The result of one value per round."""
         low, median, high = (float(each) for each in np.percentile(values, (25, 50, 75)))
         return cls(name, median, low, high, len(values), **more)
+
+    @classmethod
+    def ratio(
+        cls, name: str, ours: Sequence[float], theirs: Sequence[float], *, unit: str = "images/s", **more: Any
+    ) -> Self:
+        """The ratio of two sides that were measured alternately; the details are the medians of both sides."""
+        details = f"{statistics.median(ours):.4g} and {statistics.median(theirs):.4g} {unit}"
+        return cls.of(name, [one / other for one, other in zip(ours, theirs, strict=True)], details=details, **more)
 
     @property
     def verdict(self) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import grpc.aio
 import numpy as np
-import psutil
 from results import Result
-from servers import RunningServer, published, running, synchronous
+from servers import RunningServer, running
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from workloads import TIMEOUT_S, closed_loop, open_loop, prepared_requests, random_images
+from workloads import TIMEOUT_S, Send, closed_loop, open_loop, prepared_requests, random_images
 
 from alexnet_client import Client
 from alexnet_client.admin import admin_metadata
@@ -25,18 +23,12 @@ SATURATED = 128
 UNITS = {"throughput": "images/s", "mean": "images", "triton": "us"}
 
 
-def bench_capacity(
-    models: dict[str, bytes], labels: Sequence[str], *, rounds: int = 5, seconds: float = 3.0
-) -> Iterator[Result]:
+async def bench_capacity(
+    repositories: Mapping[str, Path], *, rounds: int = 5, seconds: float = 3.0
+) -> AsyncIterator[Result]:
     """Measure the INT8 model. The names of the results are the inputs in `deploy/capacity.json`."""
-    with TemporaryDirectory(prefix="alexnet-capacity-") as scratch:
-        repository = published(Path(scratch), "int8", models["int8"], labels)
-        yield from synchronous(_measure(repository, rounds, seconds))
-
-
-async def _measure(repository: Path, rounds: int, seconds: float) -> AsyncIterator[Result]:
     values, images = defaultdict[str, list[float]](list), random_images()
-    with running(repository) as server:
+    with running(repositories["int8"]) as server:
         async with (
             prepared_requests(server.target, images) as send_one,
             Client(server.target, timeout_s=TIMEOUT_S) as client,
@@ -55,26 +47,21 @@ async def _measure(repository: Path, rounds: int, seconds: float) -> AsyncIterat
         yield Result.of(f"capacity: {name}", each, unit=UNITS.get(name.split("_")[0], "ms"), details=details)
 
 
-async def _round(
-    server: RunningServer, send: Callable[[int], Awaitable[object]], seconds: float, seed: int
-) -> dict[str, float]:
+async def _round(server: RunningServer, send: Send, seconds: float, seed: int) -> dict[str, float]:
     throughput = (await closed_loop(send, in_flight=SATURATED, seconds=seconds)).throughput
     values = {"throughput": throughput}
     for load in LOADS:
         before = await _executions(server.target)
         run = await open_loop(send, rate=load * throughput, seconds=3 * seconds, seed=seed)
         images, batches = np.subtract(await _executions(server.target), before)
-        p50_s, p99_s = np.percentile(run.latencies_s, (50, 99))
-        found = {"p50_ms": 1e3 * p50_s, "p99_ms": 1e3 * p99_s, "mean_batch": images / batches}
+        found = {"p50_ms": run.p50_ms, "p99_ms": run.p99_ms, "mean_batch": images / batches}
         values |= {f"{name}_at_{100 * load:.0f}": float(value) for name, value in found.items()}
     return values
 
 
 def _triton_cpu_s(server: RunningServer) -> float:
     """CPU time of Triton's own process: messages and queues. Inference runs in a backend process."""
-    children = server.process.children(recursive=True)
-    (triton,) = (each for each in children if each.name() == "tritonserver")
-    times = psutil.Process(triton.pid).cpu_times()
+    times = server.triton().cpu_times()
     return float(times.user + times.system)
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar, cast
 
 import psutil
 
 from alexnet_export.publish import publish
 from alexnet_load.trial_server import serving
-
-Item = TypeVar("Item")
 
 KEEP_FREED_MEMORY = "glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=268435456"
 """Without it, the fake server allocates new pages for each 4.8 MB message: 3,000-4,400 instead of 7,000-8,400 images/s."""
@@ -38,6 +34,10 @@ class RunningServer:
         """Port of Triton's metrics."""
         command = self.process.cmdline()
         return int(command[command.index("--metrics-port") + 1])
+
+    def triton(self) -> psutil.Process:
+        """The tritonserver process."""
+        return next(each for each in self.process.children() if each.name() == "tritonserver")
 
     def memory(self) -> int:
         """Memory of Triton and its backend processes without the launcher, bytes (PSS: shared pages count once)."""
@@ -68,18 +68,8 @@ def fake_server() -> Iterator[str]:
 
 def published(directory: Path, precision: str, model: bytes, labels: Sequence[str]) -> Path:
     """Create a model repository below ``directory`` with one version of a model file."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir()
     (directory / "model.onnx").write_bytes(model)
     facts = {"precision": precision, "max_batch_size": 64}
     publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, labels, facts)
     return directory / "repository"
-
-
-_LOOP = asyncio.new_event_loop()
-
-
-def synchronous(items: AsyncIterator[Item]) -> Iterator[Item]:
-    """Iterate over an asynchronous iterator in an event loop of this module."""
-    end = object()
-    while (item := _LOOP.run_until_complete(anext(items, end))) is not end:
-        yield cast("Item", item)

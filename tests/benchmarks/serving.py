@@ -6,19 +6,19 @@ import asyncio
 import io
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
 from results import Result
-from servers import RunningServer, published, running, synchronous
+from servers import running
 from workloads import (
     TIMEOUT_S,
     InProcess,
     Send,
+    Side,
     closed_loop,
     open_loop,
     prepared_requests,
@@ -34,18 +34,15 @@ from alexnet_load.run import NO_BATCHING
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 BURSTS, BURST = 40, 8
 PHOTO = Path(__file__).parents[1] / "golden" / "photo.jpg"
-Step = tuple[Send, int, int]
-"""How to send a request, images per request, requests in flight."""
 
 
-def bench_serving(
-    models: dict[str, bytes], labels: Sequence[str], *, rounds: int = 9, seconds: float = 1.2
-) -> Iterator[Result]:
-    """Measure the INT8 and the FP32 model."""
-    with TemporaryDirectory(prefix="alexnet-serving-") as scratch:
-        for precision in ("int8", "fp32"):
-            repository = published(Path(scratch, precision), precision, models[precision], labels)
-            yield from synchronous(_measure(precision, repository, rounds, seconds))
+async def bench_serving(
+    repositories: Mapping[str, Path], *, rounds: int = 9, seconds: float = 1.2
+) -> AsyncIterator[Result]:
+    """Measure each model, and most values for INT8 only."""
+    for precision, repository in repositories.items():
+        async for result in _measure(precision, repository, rounds, seconds):
+            yield result
 
 
 async def _measure(precision: str, repository: Path, rounds: int, seconds: float) -> AsyncIterator[Result]:
@@ -53,7 +50,6 @@ async def _measure(precision: str, repository: Path, rounds: int, seconds: float
     baseline = InProcess(str(model), images, usable_cpus())
     with running(repository) as server:
         yield Result.of(f"{precision}: ready after start", [server.ready_s], unit="s", goal=4, at_most=True)
-        yield memory(f"{precision}: memory in addition to the weights, after start", server, model)
         unbatched = BatchOptions(**NO_BATCHING)
         async with (
             prepared_requests(server.target, images) as send_one,
@@ -62,23 +58,20 @@ async def _measure(precision: str, repository: Path, rounds: int, seconds: float
         ):
             await client.signature()
             with shared_memory_requests(server.target, images[:32], f"bench_{precision}") as send_shared:
-                sides: dict[str, tuple[Step, float | None]] = {
+                sides: dict[str, tuple[Side, float]] = {
                     "32-image requests over TCP, 3 in flight": ((lambda _: client.infer(images[:32]), 32, 3), 0.95),
                     "128 callers of single images through the batching client": (
                         (lambda caller: batching.infer(images[caller % 64][np.newaxis]), 1, 128),
                         0.95,
                     ),
-                    "single-image requests over TCP, 64 in flight": (
-                        (send_one, 1, 64),
-                        0.87 if precision == "int8" else None,
-                    ),
                     "32-image requests through shared memory, 3 in flight": ((send_shared, 32, 3), 0.98),
                 }
-                async for result in against_baseline(
-                    precision, baseline, lambda _: client.infer(images[:1]), sides, rounds, seconds
-                ):
+                if precision == "int8":
+                    sides["single-image requests over TCP, 64 in flight"] = (send_one, 1, 64), 0.87
+                async for result in against_baseline(precision, baseline, sides, rounds, seconds):
                     yield result
             if precision == "int8":
+                yield await lone_request(client, images[:1], baseline, rounds, seconds)
                 in_flight = {each: (send_one, 1, each) for each in STEPS}
                 yield await scaling("int8: throughput from 1 to 64 requests in flight", in_flight, seconds)
                 sizes = {each: (lambda _, size=each: client.infer(images[:size]), each, 3) for each in STEPS}
@@ -90,50 +83,36 @@ async def _measure(precision: str, repository: Path, rounds: int, seconds: float
                 server.target, model="alexnet_encoded", timeout_s=TIMEOUT_S, batching=unbatched
             ) as client:
                 yield await image_files(client, baseline, seconds)
-        yield memory(f"{precision}: memory in addition to the weights, after the load", server, model)
-
-
-def memory(name: str, server: RunningServer, model: Path) -> Result:
-    """Memory of the server minus the size of the model file."""
-    used_mib = (server.memory() - model.stat().st_size) / 2**20
-    return Result.of(name, [used_mib], unit="MiB", goal=400, at_most=True)
+        used_mib = (server.memory() - model.stat().st_size) / 2**20
+        name = f"{precision}: memory in addition to the weights, after the load"
+        yield Result.of(name, [used_mib], unit="MiB", goal=400, at_most=True)
 
 
 async def against_baseline(
-    precision: str,
-    baseline: InProcess,
-    send_lone: Send,
-    sides: dict[str, tuple[Step, float | None]],
-    rounds: int,
-    seconds: float,
+    precision: str, baseline: InProcess, sides: dict[str, tuple[Side, float]], rounds: int, seconds: float
 ) -> AsyncIterator[Result]:
-    """Throughput of each side as a share of the baseline, and the additional latency of a lone request."""
+    """Throughput of each side as a share of the baseline."""
     baselines: list[float] = []
     throughputs: dict[str, list[float]] = {name: [] for name in sides}
-    additional_ms: list[float] = []
-    for number in range(rounds + 1):
-        throughput = baseline.throughput(seconds)
+    for _ in range(rounds + 1):
+        baselines.append(baseline.throughput(seconds))
+        for name, ((send, images, in_flight), _) in sides.items():
+            run = await closed_loop(send, images=images, in_flight=in_flight, seconds=seconds)
+            throughputs[name].append(run.throughput)
+    for name, (_, goal) in sides.items():  # without the first round, which is the warm-up
+        title = f"{precision}: {name}, served / in process ({baseline.fastest})"
+        yield Result.ratio(title, throughputs[name][1:], baselines[1:], goal=goal)
+
+
+async def lone_request(client: Client, image: np.ndarray, baseline: InProcess, rounds: int, seconds: float) -> Result:
+    """Additional latency of a lone request."""
+    additional_ms = []
+    for _ in range(rounds):
         alone_s = statistics.median(baseline.latencies_s(seconds / 2))
-        lone = await closed_loop(send_lone, in_flight=1, seconds=seconds / 2)
-        found = {
-            name: (await closed_loop(send, images=images, in_flight=in_flight, seconds=seconds)).throughput
-            for name, ((send, images, in_flight), _) in sides.items()
-        }
-        if number:  # the first round is the warm-up
-            baselines.append(throughput)
-            additional_ms.append(1000 * (statistics.median(lone.latencies_s) - alone_s))
-            for name, value in found.items():
-                throughputs[name].append(value)
-    for name, (_, goal) in sides.items():
-        yield Result.of(
-            f"{precision}: {name}, served / in process",
-            [served / base for served, base in zip(throughputs[name], baselines, strict=True)],
-            goal=goal,
-            details=f"{statistics.median(throughputs[name]):.0f} and {statistics.median(baselines):.0f} images/s "
-            f"({baseline.fastest})",
-        )
-    yield Result.of(
-        f"{precision}: p50 of a lone request, served - in process",
+        lone = await closed_loop(lambda _: client.infer(image), in_flight=1, seconds=seconds / 2)
+        additional_ms.append(lone.p50_ms - 1000 * alone_s)
+    return Result.of(
+        "int8: p50 of a lone request, served - in process",
         additional_ms,
         unit="ms",
         goal=1.0,
@@ -142,7 +121,7 @@ async def against_baseline(
     )
 
 
-async def scaling(name: str, steps: dict[int, Step], seconds: float, rounds: int = 3) -> Result:
+async def scaling(name: str, steps: dict[int, Side], seconds: float, rounds: int = 3) -> Result:
     """Smallest ratio of the throughput of a step to the best throughput of the previous steps."""
     ratios, throughputs = [], {step: [] for step in steps}
     for _ in range(rounds):
@@ -164,7 +143,7 @@ async def latency_at_80_percent(send: Send, baseline: InProcess, seconds: float,
         capacity = (await closed_loop(send, in_flight=64, seconds=seconds)).throughput
         batch_s = statistics.median(baseline.latencies_s(seconds / 2, 64))
         found = await open_loop(send, rate=0.8 * capacity, seconds=3 * seconds, seed=seed)
-        ratios.append(np.percentile(found.latencies_s, 99) / batch_s)
+        ratios.append(found.p99_ms / 1000 / batch_s)
     return Result.of(
         "int8: p99 at 80 % of capacity, open loop, p99 / time of a batch of 64",
         ratios,

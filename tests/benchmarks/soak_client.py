@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
-import sys
 import time
 from collections import Counter
-from dataclasses import asdict
 
 import numpy as np
 import psutil
-from rich.console import Console
 from servers import fake_server
-from soak_report import Finding, growth, table_of
+from soak_report import Finding, finish, growth
 from workloads import random_images
 
 from alexnet_client import Client, ClientError
@@ -69,20 +65,14 @@ def main() -> None:
     with fake_server() as target:
         outcomes, samples = asyncio.run(soak(target, arguments.images))
     memory, descriptors, tasks = zip(*samples, strict=True)
+    found = ", ".join(f"{count:,} {name}" for name, count in outcomes.items())
     findings = [
-        Finding(
-            "outcomes",
-            ", ".join(f"{count:,} {name}" for name, count in outcomes.items()),
-            set(outcomes) <= {"right", "cancelled"},
-        ),
+        Finding("outcomes", found, set(outcomes) <= {"right", "cancelled"}),
         growth(memory, "memory", "MB", share=0.03, slack=5),
         growth(descriptors, "file descriptors", "", share=0.03, slack=2),
         growth(tasks, "asyncio tasks", "", share=0.03, slack=10),
     ]
-    title = f"Soak test of the client: {arguments.images:,} images in {time.monotonic() - started:.0f} s"
-    Console().print(table_of(findings, title))
-    print(json.dumps({"findings": [asdict(each) for each in findings]}))
-    sys.exit(0 if all(each.ok for each in findings) else 1)
+    finish(findings, f"Soak test of the client: {arguments.images:,} images in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

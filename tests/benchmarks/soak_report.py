@@ -1,12 +1,15 @@
-"""Evaluation of a soak test: findings that compare the start with the end of the run, the table and the chart."""
+"""Evaluation of a soak test: findings that compare the start with the end of the run, and their table."""
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NoReturn
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -82,36 +85,11 @@ def evaluate(samples: Sequence[Sample]) -> list[Finding]:
     ]
 
 
-def table_of(findings: Sequence[Finding], title: str) -> Table:
-    """All findings for the terminal."""
+def finish(findings: Sequence[Finding], title: str, **report: object) -> NoReturn:
+    """Print the findings as a table and as JSON; exit with 1 if a value is not ok."""
     table = Table("value", "found", "verdict", title=title)
     for each in findings:
         table.add_row(each.name, each.found, Text("ok", "green") if each.ok else Text("not ok", "red"))
-    return table
-
-
-CHARTS: Sequence[tuple[str, Mapping[str, str]]] = (
-    ("ms", {"p99_ms": "p99", "p50_ms": "p50"}),
-    ("MB", {"memory_mb": "memory", "shared_mb": "shared memory"}),
-    ("open", {"descriptors": "file descriptors"}),
-    ("per second", {"answered": "answered", "rejected": "rejected (invalid)", "failed": "failed"}),
-)
-"""Unit, and label of each line by the name of its field."""
-
-
-def draw(samples: Sequence[Sample], path: Path) -> None:
-    """Draw latency, memory, file descriptors and requests over time."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 9), layout="constrained")
-    at = [each.at_s for each in samples]
-    for axis, (unit, lines) in zip(figure.subplots(len(CHARTS), 1, sharex=True), CHARTS, strict=True):
-        for name, label in lines.items():
-            axis.plot(at, [getattr(each, name) for each in samples], label=label, linewidth=1)
-        axis.axvspan(0, at[int(len(at) * WARM_UP)], color="0.92", zorder=0)
-        axis.set_ylabel(unit)
-        axis.set_ylim(0, 1.3 * max(1.0, *(getattr(each, name) for each in samples for name in lines)))
-        axis.legend(loc="upper left", frameon=False, ncols=3)
-        axis.spines[["top", "right"]].set_visible(False)
-    axis.set_xlabel("seconds (grey: warm-up, not evaluated)")
-    figure.savefig(path, dpi=120)
+    Console().print(table)
+    print(json.dumps({**report, "findings": [asdict(each) for each in findings]}))
+    sys.exit(0 if all(each.ok for each in findings) else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,13 +49,8 @@ def bench_variants(models: dict[str, bytes], *, rounds: int = 21) -> Iterator[Re
 
         runs = {name: lambda name=name, run=run: run(name) for name in (variant, other)}
         seconds = time_in_turns(runs, rounds=rounds, repeats=REPEATS_OF_ONE if batch == 1 else 1)
-        throughputs = [batch / statistics.median(seconds[name]) for name in (variant, other)]
-        yield Result.of(
-            f"speed-up of {variant} over {other}, batch {batch}",
-            [slow / fast for fast, slow in zip(seconds[variant], seconds[other], strict=True)],
-            goal=goal,
-            details=f"{throughputs[0]:.0f} and {throughputs[1]:.0f} images/s",
-        )
+        ours, theirs = ([batch / each for each in seconds[name]] for name in (variant, other))
+        yield Result.ratio(f"speed-up of {variant} over {other}, batch {batch}", ours, theirs, goal=goal)
 
 
 def make_models(checkpoint: Checkpoint, dataset: DataSet, scratch: Path) -> dict[str, bytes]:

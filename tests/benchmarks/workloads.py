@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.shared_memory import SharedMemory
@@ -24,14 +24,25 @@ INFER, TIMEOUT_S = "/inference.GRPCInferenceService/ModelInfer", 60.0
 OUTPUTS = ("logits", "probabilities")
 Send = Callable[[int], Awaitable[Any]]
 """Sends one request; the argument is the number of the caller."""
+Side = tuple[Send, int, int]
+"""How to send a request, images per request, requests in flight."""
 
 
 @dataclass
 class Measurement:
-    """Throughput in images per second, and the latency of each request in seconds."""
+    """Throughput in images per second, CPU time of this process per image, and the latency of each request in seconds."""
 
     throughput: float = 0.0
+    cpu_us: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
+
+    @property
+    def p50_ms(self) -> float:
+        return float(1000 * np.percentile(self.latencies_s, 50))
+
+    @property
+    def p99_ms(self) -> float:
+        return float(1000 * np.percentile(self.latencies_s, 99))
 
 
 def random_images() -> np.ndarray:
@@ -41,7 +52,7 @@ def random_images() -> np.ndarray:
 
 async def closed_loop(send: Send, *, images: int = 1, in_flight: int, seconds: float) -> Measurement:
     """Each of ``in_flight`` callers sends requests of ``images`` images, the next one after the previous answer."""
-    result, answered = Measurement(), 0
+    result, answered, cpu_s = Measurement(), 0, time.process_time()
     end = time.perf_counter() + seconds
 
     async def call(caller: int) -> None:
@@ -54,7 +65,19 @@ async def closed_loop(send: Send, *, images: int = 1, in_flight: int, seconds: f
     started = time.perf_counter()
     await asyncio.gather(*(call(caller) for caller in range(in_flight)))
     result.throughput = answered / (time.perf_counter() - started)
+    result.cpu_us = 1e6 * (time.process_time() - cpu_s) / answered
     return result
+
+
+async def alternate(sides: dict[str, Side], rounds: int, seconds: float) -> dict[str, list[Measurement]]:
+    """Measure each side in each round after a warm-up round."""
+    found: dict[str, list[Measurement]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, (send, images, in_flight) in sides.items():
+            run = await closed_loop(send, images=images, in_flight=in_flight, seconds=seconds)
+            if number:
+                found[name].append(run)
+    return found
 
 
 async def open_loop(send: Send, *, rate: float, seconds: float, seed: int = 0) -> Measurement:
@@ -103,9 +126,11 @@ def shared_memory_requests(target: str, images: np.ndarray, region: str) -> Iter
 
 
 @asynccontextmanager
-async def prepared_requests(target: str, images: np.ndarray, *, tensor: str = "image") -> AsyncIterator[Send]:
+async def prepared_requests(target: str, images: np.ndarray) -> AsyncIterator[Send]:
     """Single-image requests that are encoded beforehand and sent with plain gRPC: the client costs almost nothing."""
-    requests = [encode_request("alexnet", {tensor: image[np.newaxis]}, OUTPUTS).SerializeToString() for image in images]
+    requests = [
+        encode_request("alexnet", {"image": image[np.newaxis]}, OUTPUTS).SerializeToString() for image in images
+    ]
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         call = channel.unary_unary(INFER, request_serializer=None, response_deserializer=None)
         yield lambda caller: call(requests[caller % len(requests)], timeout=TIMEOUT_S)
@@ -134,21 +159,18 @@ class InProcess:
     def throughput(self, seconds: float, setup: str = "") -> float:
         """Images per second of the fastest setup, or of the named one."""
         sessions, batch = self._setups[setup or self.fastest]
-        runs = [0] * len(sessions)
-        end = time.perf_counter() + seconds
-
-        def call(place: int) -> None:
-            while time.perf_counter() < end:
-                sessions[place].run(None, {"image": self._images[:batch]})
-                runs[place] += 1
-
         started = time.perf_counter()
-        threads = [threading.Thread(target=call, args=(place,)) for place in range(len(sessions))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(runs) * batch / (time.perf_counter() - started)
+
+        def call(session: ort.InferenceSession) -> int:
+            runs = 0
+            while time.perf_counter() < started + seconds:
+                session.run(None, {"image": self._images[:batch]})
+                runs += 1
+            return runs
+
+        with ThreadPoolExecutor(len(sessions)) as pool:
+            runs = sum(pool.map(call, sessions))
+        return runs * batch / (time.perf_counter() - started)
 
     def latencies_s(self, seconds: float, batch: int = 1) -> list[float]:
         """Latency of consecutive batches, seconds, with the number of threads that the server uses."""
