@@ -6,7 +6,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from alexnet_client.errors import BadInput
@@ -31,15 +30,20 @@ def int8_fails(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_manifest_describes_all_variants_and_their_gates(exported_int8):
-    done, _, variants = exported_int8
+def test_every_step_is_reported_and_the_manifest_describes_all_variants_and_gates(exported_int8):
+    done, steps, variants = exported_int8
+    last = {step.step: step for step in steps}
+    assert all(step.done == step.total for step in last.values())
+    assert set(last) == {
+        *("Exporting to ONNX", "Running PyTorch", "Validating fp32", "Validating int8", "Choosing the quantisation"),
+        *("Measuring the variants", "Publishing"),
+    }
     manifest = done.release.manifest
     assert find_mismatch(done.release.directory) == ""
     assert manifest["precision"] == "int8"
     assert [(row["name"], row["published"]) for row in manifest["variants"]] == [("fp32", False), ("int8", True)]
     assert [row.name for row in variants] == ["fp32", "int8"]
     fp32, int8 = manifest["variants"]
-    assert fp32["max_logit_difference"] < 1e-4
     assert fp32["agreement"] == 1
     assert fp32["images"] == int8["images"] == 80
     assert 0 < int8["max_logit_difference"] < 0.1
@@ -53,27 +57,11 @@ def test_the_manifest_describes_all_variants_and_their_gates(exported_int8):
     check_file(done.release.directory / "model.onnx")
 
 
-@pytest.mark.slow
-def test_every_step_reports_its_progress_to_the_end(exported_int8):
-    last = {step.step: step for step in exported_int8[1]}
-    assert all(step.done == step.total for step in last.values())
-    assert set(last) == {
-        *("Exporting to ONNX", "Running PyTorch", "Validating fp32", "Validating int8", "Choosing the quantisation"),
-        *("Measuring the variants", "Publishing"),
-    }
-
-
 @pytest.mark.usefixtures("int8_fails")
-def test_an_int8_file_that_fails_its_gate_is_not_published(quickly, checkpoint, tiny_digits, tmp_path):
-    found = []
+def test_auto_publishes_the_fastest_variant_that_passed_and_int8_nothing(quickly, checkpoint, tiny_digits, tmp_path):
     with pytest.raises(GateFailed, match=r"int8: accuracy: top-1 \+2\.00 points"):
-        quickly(checkpoint, tiny_digits, tmp_path, precision="int8", on_variants=found.extend)
-    assert [(each.name, each.failure) for each in found] == [("fp32", ""), ("int8", "accuracy: top-1 +2.00 points")]
+        quickly(checkpoint, tiny_digits, tmp_path, precision="int8")
     assert list((tmp_path / "alexnet").iterdir()) == []
-
-
-@pytest.mark.usefixtures("int8_fails")
-def test_auto_publishes_the_fastest_variant_that_passed(quickly, checkpoint, tiny_digits, tmp_path):
     done = quickly(checkpoint, tiny_digits, tmp_path)
     assert done.winner.name == "fp32"
     gates = {row["name"]: row["gate"] for row in done.release.manifest["variants"]}
@@ -103,18 +91,6 @@ def test_mistakes_are_reported_before_the_work(checkpoint, tiny_digits, reposito
             export_release(*arguments)
     with pytest.raises(BadInput, match="--precision int4: unknown; choose one of auto, fp32"):
         export_release(checkpoint, tiny_digits, tmp_path, precision="int4")
-
-
-@pytest.mark.slow
-def test_with_too_few_images_for_the_accuracy_gate_fp32_is_published(
-    quickly, checkpoint, tiny_digits, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("alexnet_export.int8._holds", lambda comparison: True)
-    monkeypatch.setattr("alexnet_export.int8._harm", lambda *arguments: [])
-    done = quickly(checkpoint, tiny_digits, tmp_path)
-    assert done.winner.name == "fp32"
-    assert "80 images are too few to validate a loss of at most 0.5 points" in done.variants[1].failure
-    assert np.isfinite(done.variants[0].speed.images_per_second)
 
 
 @pytest.mark.slow

@@ -23,12 +23,9 @@ def half(exported, tmp_path_factory):
     return path
 
 
-def test_the_interface_is_the_same_and_the_size_is_halved(half, exported):
+def test_the_weights_are_half_precision_and_pixels_are_normalised_in_float32(half, exported):
     check_file(half)
     assert 0.49 < half.stat().st_size / exported.stat().st_size < 0.51
-
-
-def test_the_weights_are_half_precision_and_pixels_are_normalised_in_float32(half):
     graph = onnx.load(half).graph
     types = {each.name: each.data_type for each in graph.initializer}
     assert types["network.features.0.weight"] == types["network.classifier.6.bias"] == onnx.TensorProto.FLOAT16
@@ -56,17 +53,15 @@ def test_a_weight_too_large_for_half_precision_is_rejected(exported, tmp_path):
     assert not (tmp_path / "half.onnx").exists()
 
 
-@pytest.mark.parametrize("content", [None, b"not a model"])
-def test_an_invalid_onnx_file_is_rejected(tmp_path, content):
-    if content is not None:
-        (tmp_path / "broken.onnx").write_bytes(content)
-    with pytest.raises(BadInput, match=r"broken\.onnx: (no such file|not a complete ONNX file)"):
-        to_fp16(tmp_path / "broken.onnx", tmp_path / "half.onnx")
-
-
-def test_missing_external_weights_are_reported(exported, tmp_path):
+def test_missing_and_invalid_files_are_rejected(exported, tmp_path):
     proto = onnx.load(exported)
     onnx.save_model(proto, tmp_path / "outside.onnx", save_as_external_data=True, location="weights.bin")
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(BadInput, match=r"outside\.onnx: not a complete ONNX file \(.*weights\.bin"):
-        to_fp16(tmp_path / "outside.onnx", tmp_path / "half.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    for name, message in (
+        ("nowhere.onnx", "no such file"),
+        ("broken.onnx", "not a complete ONNX file"),
+        ("outside.onnx", r"not a complete ONNX file \(.*weights\.bin"),
+    ):
+        with pytest.raises(BadInput, match=f"{name}: {message}"):
+            to_fp16(tmp_path / name, tmp_path / "half.onnx")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from google.protobuf import text_format
+from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import model_config_pb2
 
 from alexnet_export.digits import LABELS
@@ -20,46 +20,32 @@ from alexnet_export.triton_config import (
     render_encoded_configs,
     tensorrt_config,
 )
+from alexnet_server.onnxruntime.settings import read_settings
 
 MODEL = Path("model_repository/alexnet")
 
 
-def test_the_committed_configurations_equal_the_generated_ones():
+def test_the_committed_configurations_equal_the_generated_ones(repository):
     texts = render_configs("alexnet", classes=len(LABELS))
     assert texts == {path: (MODEL / path).read_text() for path in texts}
     assert {path.name for path in (MODEL / "configs").iterdir()} == {"bounded.pbtxt", "gpu.pbtxt", "tensorrt.pbtxt"}
     assert (MODEL / "labels.txt").read_text().split() == list(LABELS)
-
-
-def test_the_committed_configurations_for_image_files_equal_the_generated_ones():
-    texts = render_encoded_configs("alexnet", classes=len(LABELS))
-    assert texts == {name: (MODEL.parent / name / "config.pbtxt").read_text() for name in texts}
-    for name, message in {
-        "alexnet_decode": decode_config("alexnet"),
-        "alexnet_encoded": encoded_config("alexnet", classes=10),
-    }.items():
-        assert text_format.Parse(texts[name], model_config_pb2.ModelConfig()) == message
-
-
-def test_a_release_includes_the_models_for_image_files(repository):
-    for name in render_encoded_configs("alexnet", classes=len(LABELS)):
+    for name, text in render_encoded_configs("alexnet", classes=len(LABELS)).items():
+        assert text == (MODEL.parent / name / "config.pbtxt").read_text()
+        assert text == (repository / name / "config.pbtxt").read_text(), "a release includes these models"
         assert (repository / name / VERSION).is_dir()
-        assert (repository / name / "config.pbtxt").read_text() == (MODEL.parent / name / "config.pbtxt").read_text()
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("config.pbtxt", cpu_config),
-        ("configs/bounded.pbtxt", bounded_config),
-        ("configs/gpu.pbtxt", gpu_config),
-        ("configs/tensorrt.pbtxt", tensorrt_config),
-    ],
-)
-def test_the_text_parses_to_the_same_message(path, message):
-    text = render_configs("mine", classes=1000)[path]
-    expected = message("mine", classes=1000)
-    assert text_format.Parse(text, model_config_pb2.ModelConfig()) == expected
+def test_the_text_parses_to_the_same_message():
+    texts = render_configs("mine", classes=9) | render_encoded_configs("mine", classes=9)
+    assert {path: text_format.Parse(text, model_config_pb2.ModelConfig()) for path, text in texts.items()} == {
+        "config.pbtxt": cpu_config("mine", classes=9),
+        "configs/bounded.pbtxt": bounded_config("mine", classes=9),
+        "configs/gpu.pbtxt": gpu_config("mine", classes=9),
+        "configs/tensorrt.pbtxt": tensorrt_config("mine", classes=9),
+        "mine_decode": decode_config("mine"),
+        "mine_encoded": encoded_config("mine", classes=9),
+    }
 
 
 def test_zero_values_are_written_explicitly():
@@ -69,10 +55,6 @@ def test_zero_values_are_written_explicitly():
 
 
 def test_the_python_backend_supports_the_gpu_configuration():
-    from google.protobuf.json_format import MessageToDict
-
-    from alexnet_server.onnxruntime.settings import read_settings
-
     config = MessageToDict(gpu_config("alexnet", classes=10), preserving_proto_field_name=True)
     for each in config["parameters"].values():
         assert set(each) == {"string_value"}
