@@ -1,4 +1,4 @@
-"""Lint Triton configurations: alone, against the release they serve, and against a Triton release.
+"""Lint Triton configurations, and compare them with the release that they serve and with a Triton release.
 
 ``check_config`` is pure; ``check_repository`` reads the files.
 """
@@ -48,17 +48,7 @@ def check_config(
     versions: Sequence[int] = (),
     labels: int | None = None,
 ) -> list[Finding]:
-    """Lint one configuration.
-
-    Args:
-        text: of the file.
-        path: ``<model>/config.pbtxt`` or ``<model>/configs/<name>.pbtxt``.
-        target: the Triton release that runs it.
-        model: ONNX graph of the newest release; its weights are not read.
-        manifest: of the newest release.
-        versions: numbers of the published versions.
-        labels: number of lines in labels.txt; None without the file.
-    """
+    """Lint the text of one configuration; the other arguments are the attributes of ``Subject``."""
     try:
         config = text_format.Parse(text, triton.ModelConfig())
     except text_format.ParseError as error:

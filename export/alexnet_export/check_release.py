@@ -53,9 +53,9 @@ class Subject:
 
     Attributes:
         config: the parsed configuration.
-        path: of its file.
+        path: ``<model>/config.pbtxt`` or ``<model>/configs/<name>.pbtxt``.
         target: the Triton release.
-        model: ONNX graph of the newest release; None before there is one.
+        model: ONNX graph of the newest release, without weights; None before there is a release.
         manifest: of the newest release.
         versions: numbers of the published versions.
         labels: number of names in labels.txt; None without the file.

@@ -67,11 +67,11 @@ def check_labels(labels: Sequence[str], origin: Path) -> None:
 
 
 def open_dataset(kind: str, *, directory: Path | None = None, seed: int = 0, flip: bool = True) -> DataSet:
-    """Open a data set; the kind ``folder`` requires ``directory``.
+    """Open a data set.
 
     Args:
         kind: "digits" or "folder".
-        directory: with train/<class>/ and val/<class>/.
+        directory: for "folder": contains train/<class>/ and val/<class>/.
         seed: of the augmentation.
         flip: mirror training images at random (folder only).
 

@@ -49,32 +49,19 @@ def measure(
 ) -> dict[str, Speed]:
     """Time every runner at every batch size in each round; an additional first round is the warm-up and not counted."""
     pixels = np.random.default_rng(0).integers(0, 256, (max(batch_sizes), 224, 224, 3)).astype(np.uint8)
-    seconds: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in batch_sizes} for name in runners}
+    found: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in batch_sizes} for name in runners}
     for number in range(rounds + 1):
         for batch in batch_sizes:
             for name, run in runners.items():
-                found = _seconds(partial(run, pixels[:batch]), repeats_of_one if batch == 1 else 1)
+                seconds = median_seconds(partial(run, pixels[:batch]), repeats_of_one if batch == 1 else 1)
                 if number:
-                    seconds[name][batch].append(found)
+                    found[name][batch].append(seconds)
         on_round()
-    return {name: Speed(found) for name, found in seconds.items()}
+    return {name: Speed(seconds) for name, seconds in found.items()}
 
 
-def time_in_turns(runs: Mapping[str, Callable[[], Any]], *, rounds: int, repeats: int = 1) -> dict[str, list[float]]:
-    """Seconds of each run in each round, after a warm-up round.
-
-    With ``repeats``, each run is repeated in a row, and the median of all repetitions but the first counts.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            found = _seconds(run, repeats)
-            if number:
-                seconds[name].append(found)
-    return seconds
-
-
-def _seconds(run: Callable[[], Any], repeats: int) -> float:
+def median_seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Median seconds of ``repeats`` runs in a row; the first is not counted if there are more."""
     found = []
     for _ in range(repeats):
         started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from alexnet_export.data import DataSet
 from alexnet_export.graph import copy, read_model, sweep, to_bytes
 from alexnet_export.image_sets import calibration_images
 from alexnet_export.runners import open_session
-from alexnet_export.speed import REPEATS_OF_ONE, time_in_turns
+from alexnet_export.speed import REPEATS_OF_ONE, median_seconds
 from alexnet_export.to_onnx import export_onnx
 
 INT8_FLOAT_INPUT, STATIC = "int8 with float input", "quantize_static with float input"
@@ -47,8 +48,13 @@ def bench_variants(models: dict[str, bytes], *, rounds: int = 21) -> Iterator[Re
             feed = {"floats": floats[:batch]} if "float" in name else {"image": images[:batch]}
             sessions[name].run(None, feed)
 
-        runs = {name: lambda name=name, run=run: run(name) for name in (variant, other)}
-        seconds = time_in_turns(runs, rounds=rounds, repeats=REPEATS_OF_ONE if batch == 1 else 1)
+        repeats = REPEATS_OF_ONE if batch == 1 else 1
+        seconds: dict[str, list[float]] = {variant: [], other: []}
+        for number in range(rounds + 1):  # the first round is the warm-up
+            for name in seconds:
+                duration = median_seconds(partial(run, name), repeats)
+                if number:
+                    seconds[name].append(duration)
         ours, theirs = ([batch / each for each in seconds[name]] for name in (variant, other))
         yield Result.ratio(f"speed-up of {variant} over {other}, batch {batch}", ours, theirs, goal=goal)
 

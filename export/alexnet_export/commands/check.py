@@ -18,7 +18,7 @@ def check(
     repository: Annotated[Path, typer.Argument(help="Triton model repository")] = DEFAULT_REPOSITORY,
     target: Annotated[str, typer.Option(help="Triton release, such as 24.10 or 26.06")] = "24.10",
 ) -> None:
-    """Lint config.pbtxt and configs/*.pbtxt of every model, alone, against its newest release and a Triton release."""
+    """Lint config.pbtxt and configs/*.pbtxt of every model, and compare them with the newest release and a Triton release."""
     with reported():
         from alexnet_export.check import check_repository
         from alexnet_export.check_release import TARGETS

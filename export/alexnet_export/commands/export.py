@@ -37,7 +37,8 @@ def export(
         str, typer.Option(help="fp32, fp16, int8, or auto: the fastest on this machine that passes its gate")
     ] = "auto",
     rounds: Annotated[
-        int, typer.Option(min=1, help="rounds in which the speed of the variants is measured; fewer are less reliable")
+        int,
+        typer.Option(min=1, help="measurement rounds for the speed of the variants; fewer rounds are less reliable"),
     ] = 7,
 ) -> None:
     """Export the network, compare its variants with PyTorch on real images, and publish one as the next version."""

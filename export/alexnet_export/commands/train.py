@@ -23,7 +23,7 @@ def train(
     steps: Annotated[int, typer.Option(help="optimizer steps", show_default="300 for digits")] = 0,
     epochs: Annotated[
         float,
-        typer.Option(help="alternative to --steps: passes over the training images", show_default="10 for a folder"),
+        typer.Option(help="passes over the training images, instead of --steps", show_default="10 for a folder"),
     ] = 0,
     batch_size: Annotated[int, typer.Option(help="images in a training batch")] = 32,
     learning_rate: Annotated[float, typer.Option(help="highest learning rate of the one-cycle schedule")] = 4e-4,
@@ -34,15 +34,15 @@ def train(
         str, typer.Option(help="fp32, bf16, or auto: bf16 if the device has instructions for it")
     ] = "auto",
     evaluate_every: Annotated[
-        int, typer.Option(help="steps between validations", show_default="75 for digits, an epoch for a folder")
+        int, typer.Option(help="steps between two validations", show_default="75 for digits, an epoch for a folder")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="of weights, data order, augmentation and dropout")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of weights, data order, augmentation and dropout")] = 0,
     workers: Annotated[int, typer.Option(help="processes that load images")] = 0,
     weights: Weights = None,
     labels: Labels = None,
     resume: Annotated[bool, typer.Option(help="continue an interrupted run, if there is one")] = False,
 ) -> None:
-    """Train, keep the weights with the best validation accuracy, and test them. --weights fine-tunes."""
+    """Train a network, keep the weights with the best validation accuracy, and test them. With --weights, fine-tune them."""
     with reported():
         from alexnet_export.data import open_dataset
         from alexnet_export.digits import EVALUATION_VARIANTS
