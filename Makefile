@@ -28,7 +28,7 @@ LOAD_OPTIONS ?=
 # `make deploy-check`: name of one overlay (default: all); --release fails while image digests are placeholders.
 DEPLOY_OPTIONS ?=
 
-PYTEST_PROCESSES ?= --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST_PROCESSES ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST_OPTIONS ?=
 
 # ONNX Runtime sends telemetry by default.

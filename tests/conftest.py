@@ -44,14 +44,11 @@ QUICK = ExportOptions(
 """Options of exports whose speed measurements and gates are not tested."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of the real Triton, run the longest first, and keep each file in one process of pytest-xdist."""
+    """Mark tests of the real Triton, and run the longest first: pytest-xdist starts the files in this order."""
     for item in items:
         if END_TO_END in item.path.parents:
             item.add_marker("e2e")
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
     items.sort(key=lambda item: item.get_closest_marker("full_size") is None)
 

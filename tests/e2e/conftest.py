@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from servers import CHEAP_GRAPH, publish_graph
 
-from alexnet_export.publish import publish
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this directory, and start the longest first."""
+    for item in items:
+        if item.path.parent == HERE:
+            item.add_marker("e2e")
+    items.sort(key=lambda item: (item.get_closest_marker("full_size") is None, item.get_closest_marker("e2e") is None))
 
 
 @dataclass
@@ -48,14 +56,12 @@ class Launched:
         """The backend process of a model."""
         return next(each for each in self.stubs() if f"/{model}/" in each.cmdline()[1])
 
-    def health(self, path: str = "/ready") -> tuple[int, dict[str, Any]]:
+    def health(self) -> tuple[int, dict[str, Any]]:
         """Status and body of the launcher's own health endpoint."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}{path}", timeout=5) as response:
-                return response.status, json.load(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
+        with closing(HTTPConnection("127.0.0.1", self.health_port, timeout=5)) as connection:
+            connection.request("GET", "/ready")
+            response = connection.getresponse()
+            return response.status, json.load(response)
 
     def metric(self, name: str, model: str = "") -> float:
         """Sum of a metric over its labels, or over those of one model, from the real metrics endpoint."""
@@ -74,14 +80,7 @@ class Launched:
         """Stop it gracefully and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            for stub in self.stubs():
-                stub.send_signal(signal.SIGUSR1)
-            time.sleep(1)
-            log = self.log.read_text()[-6000:] if self.log.exists() else "it has another log"
-            raise AssertionError(f"the server does not stop:\n{log}") from None
+        return self.process.wait(30)
 
     def end(self) -> None:
         """Stop it immediately with a second SIGINT: a graceful shutdown takes three seconds."""
@@ -94,7 +93,7 @@ class Launched:
 
 
 @contextmanager
-def launched(repository: Path, directory: Path, ports: Callable[[], int], *options: str) -> Iterator[Launched]:
+def launched(repository: Path, directory: Path, ports: Callable[[], int], *options: object) -> Iterator[Launched]:
     grpc_port, metrics_port, health_port = ports(), ports(), ports()
     log = directory / f"triton-{time.monotonic_ns()}.log"
     command = [
@@ -102,7 +101,7 @@ def launched(repository: Path, directory: Path, ports: Callable[[], int], *optio
         *("--grpc-port", grpc_port, "--metrics-port", metrics_port, "--health-port", health_port, *options),
     ]
     with subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         server = Launched(process, f"127.0.0.1:{grpc_port}", metrics_port, health_port, log)
         try:
@@ -114,27 +113,21 @@ def launched(repository: Path, directory: Path, ports: Callable[[], int], *optio
 
 
 @pytest.fixture(scope="session")
-def launch():
-    """``launched``, for fixtures of a module."""
-    return launched
+def launch(tmp_path_factory, free_port):
+    """A function that serves a repository while a block runs."""
+
+    def start(repository: Path, *options: object, ports: Callable[[], int] = free_port):
+        return launched(repository, tmp_path_factory.mktemp("server"), ports, *options)
+
+    return start
 
 
 @pytest.fixture(scope="session")
-def server(repository, tmp_path_factory, free_port):
+def server(launch, repository):
     """A server for all tests that leave it unchanged; it receives no probes, so that tests can count requests."""
-    with launched(repository, tmp_path_factory.mktemp("server"), free_port, "--probe-interval", "0") as running:
+    with launch(repository, "--probe-interval", 0) as running:
         yield running
         assert running.stop() == 0
-
-
-@pytest.fixture
-def own_server(request, tmp_path, free_port):
-    """A function that starts a server for one test; without ``repository``, it serves the small release."""
-
-    def start(*options: str, repository: Path | None = None):
-        return launched(repository or request.getfixturevalue("repository"), tmp_path, free_port, *options)
-
-    return start
 
 
 @dataclass(frozen=True)
@@ -152,34 +145,11 @@ class Cheap:
 @pytest.fixture(scope="session")
 def cheap(tmp_path_factory, digits) -> Cheap:
     """A linear network over 64 pixels, published like any other."""
-    directory = tmp_path_factory.mktemp("cheap")
     weights = np.random.default_rng(0).normal(size=(192, 10)).astype(np.float32) / 192
-    constants = {"begin": [0, 0], "end": [8, 8], "axes": [1, 2], "flat": [-1, 192]}
-    nodes = [
-        helper.make_node("Slice", ["image", "begin", "end", "axes"], ["corner"]),
-        helper.make_node("Cast", ["corner"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["float", "flat"], ["row"]),
-        helper.make_node("MatMul", ["row", "weights"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "cheap",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 224, 224, 3])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 10]) for name in ("logits", "probabilities")],
-        [
-            *(numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()),
-            numpy_helper.from_array(weights, "weights"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    (directory / "model.onnx").write_bytes(model.SerializeToString())
-    manifest = {"precision": "fp32", "max_batch_size": 64}
-    publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, digits.labels, manifest)
-    return Cheap(directory / "repository", weights)
+    return Cheap(publish_graph(tmp_path_factory.mktemp("cheap"), CHEAP_GRAPH, weights, digits.labels), weights)
 
 
-@pytest.fixture
-def cheap_server(own_server, cheap):
-    """``own_server`` with the cheap release, which is ready two seconds earlier."""
-    return partial(own_server, repository=cheap.repository)
+@pytest.fixture(scope="session")
+def cheap_server(launch, cheap):
+    """``launch`` for the cheap release, which is ready two seconds earlier."""
+    return partial(launch, cheap.repository)

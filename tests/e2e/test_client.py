@@ -20,7 +20,6 @@ from alexnet_client.batching import BatchOptions
 from alexnet_client.events import Attempted, BatchSent, Ejected, RetryBudgetExhausted
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (97, 224, 224, 3)).astype(np.uint8)
-pytestmark = pytest.mark.xdist_group("test_client")
 
 
 @pytest.fixture(scope="module")

@@ -111,14 +111,17 @@ def copied(cheap, tmp_path):
     return shutil.copytree(cheap.repository, tmp_path / "source")
 
 
-@pytest.fixture
-def damaged(copied):
-    (copied / "alexnet/1/model.onnx").write_bytes(b"something else")
-    return copied
+def damage(repository):
+    (repository / "alexnet/1/model.onnx").write_bytes(b"something else")
 
 
-def test_exec_rejects_a_file_that_is_not_the_published_one(damaged):
-    assert "its SHA-256 differs" in exec_fails(damaged)
+def add_version_without_manifest(repository):
+    shutil.copytree(repository / "alexnet/1", repository / "alexnet/2", ignore=shutil.ignore_patterns("manifest.json"))
+
+
+def test_exec_rejects_a_file_that_is_not_the_published_one(copied):
+    damage(copied)
+    assert "its SHA-256 differs" in exec_fails(copied)
 
 
 def test_only_a_triton_release_with_the_fixes_may_listen_for_other_machines(copied):
@@ -126,53 +129,41 @@ def test_only_a_triton_release_with_the_fixes_may_listen_for_other_machines(copi
     (copied / "alexnet/1/model.onnx").unlink()  # the next check fails
     accepted = exec_fails(copied, "--address", "0.0.0.0", NVIDIA_TRITON_SERVER_VERSION="26.06")
     assert "model.onnx: missing" in accepted
+    releases = {"26.05": False, "26.06": True, "27.01": True, "nonsense": False, "": False}
+    assert {release: container.is_fixed(release) for release in releases} == releases
+
+
+def test_a_delivered_repository_is_complete_also_after_an_interruption(cheap, tmp_path):
+    source = {path.relative_to(cheap.repository) for path in cheap.repository.rglob("*")}
+    visible = {path for path in source if not any(part.startswith(".") for part in path.parts)}
+    destination = tmp_path / "models"
+    for _ in range(2):
+        code, output = invoke("deliver", cheap.repository, destination)
+        assert code == 0
+        assert "alexnet version 1: all files match the manifest" in output
+        assert {path.relative_to(destination) for path in destination.rglob("[!.]*")} == visible
+        assert not (destination / ".incoming").exists()
+        (destination / ".incoming").mkdir()
+        (destination / "alexnet/1/model.onnx").unlink()
 
 
 @pytest.mark.parametrize(
-    ("release", "accepted"), [("26.05", False), ("26.06", True), ("27.01", True), ("nonsense", False), ("", False)]
+    ("change", "reason"),
+    [
+        (damage, "its SHA-256 differs"),
+        (add_version_without_manifest, "alexnet/2/manifest.json: missing"),
+        (lambda repository: shutil.rmtree(repository / "alexnet/1"), "contains no published release"),
+        (shutil.rmtree, "no such model repository"),
+    ],
+    ids=["damaged", "no manifest", "no release", "missing"],
 )
-def test_the_first_triton_release_with_the_fixes_is_26_06(release, accepted):
-    assert container.is_fixed(release) is accepted
-
-
-def test_a_delivered_repository_is_complete(cheap, tmp_path):
-    code, output = invoke("deliver", cheap.repository, tmp_path / "models")
-    assert code == 0
-    assert "alexnet version 1: all files match the manifest" in output
-    delivered = {path.relative_to(tmp_path / "models") for path in (tmp_path / "models").rglob("[!.]*")}
-    source = {path.relative_to(cheap.repository) for path in cheap.repository.rglob("*")}
-    assert delivered == {path for path in source if not any(part.startswith(".") for part in path.parts)}
-
-
-def test_a_damaged_release_is_not_delivered(damaged, tmp_path):
-    code, output = invoke("deliver", damaged, tmp_path / "models")
-    assert code == 1
-    assert "its SHA-256 differs" in output
+def test_an_invalid_repository_is_not_delivered(copied, tmp_path, change, reason):
+    change(copied)
+    code, output = invoke("deliver", copied, tmp_path / "models")
+    assert code != 0
+    assert reason in output
     assert not (tmp_path / "models/alexnet").exists()
 
 
-def test_a_version_without_a_manifest_is_not_delivered(copied, tmp_path):
-    (copied / "alexnet/2").mkdir()
-    shutil.copy(copied / "alexnet/1/model.onnx", copied / "alexnet/2")
-    code, output = invoke("deliver", copied, tmp_path / "models")
-    assert code == 1
-    assert "alexnet/2/manifest.json: missing" in output
-
-
-def test_a_repository_can_be_delivered_again_after_an_interruption(cheap, tmp_path):
-    destination = tmp_path / "models"
-    assert invoke("deliver", cheap.repository, destination)[0] == 0
-    (destination / ".incoming").mkdir()
-    (destination / "alexnet/1/model.onnx").unlink()
-    assert invoke("deliver", cheap.repository, destination)[0] == 0
-    assert (destination / "alexnet/1/model.onnx").exists()
-    assert not (destination / ".incoming").exists()
-
-
-def test_wrong_arguments_of_deliver_are_reported(copied, tmp_path):
-    assert "no such model repository" in invoke("deliver", tmp_path / "nowhere", tmp_path / "models")[1]
+def test_a_repository_is_not_delivered_over_another_directory(copied):
     assert "not empty" in invoke("deliver", copied, copied)[1]
-    shutil.rmtree(copied / "alexnet/1")
-    code, output = invoke("deliver", copied, tmp_path / "models")
-    assert code == 1
-    assert "contains no published release" in output

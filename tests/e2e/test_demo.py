@@ -28,7 +28,7 @@ from alexnet_export.model import ServedModel
 from alexnet_export.runners import onnx_runner
 from alexnet_export.verify import answers
 
-pytestmark = [pytest.mark.full_size, pytest.mark.xdist_group("full size")]
+pytestmark = pytest.mark.full_size
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40), "yellow": (210, 200, 40)}
@@ -113,8 +113,8 @@ def expected(demo, pixels) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def demo_server(demo, tmp_path_factory, free_port, launch):
-    with launch(demo.repository, tmp_path_factory.mktemp("server"), free_port, "--probe-interval", "0") as running:
+def demo_server(demo, launch):
+    with launch(demo.repository, "--probe-interval", 0) as running:
         yield running
         assert running.stop() == 0
 

@@ -42,13 +42,11 @@ async def wait_for_restart(server, number=1):
 
 
 @pytest.fixture(scope="module")
-def recovering(launch, cheap, tmp_path_factory, free_port):
-    options = ("--probe-interval", "1", "--hang-timeout", "3", "--max-restarts", "10")
-    with launch(cheap.repository, tmp_path_factory.mktemp("faults"), free_port, *options) as server:
+def recovering(cheap_server):
+    with cheap_server("--probe-interval", 1, "--hang-timeout", 3, "--max-restarts", 10) as server:
         yield server
 
 
-@pytest.mark.xdist_group("test_faults")
 @pytest.mark.parametrize(
     ("victim", "number", "reason"),
     [
@@ -72,7 +70,6 @@ async def test_a_server_with_a_killed_or_stopped_process_is_not_ready_and_is_res
         assert load.outcomes["wrong"] == 0, load.outcomes
 
 
-@pytest.mark.xdist_group("test_faults")
 async def test_a_stopped_backend_process_of_an_idle_server_is_detected_by_probes(recovering):
     before = restarts(recovering)
     recovering.stub("alexnet_decode").send_signal(signal.SIGSTOP)
@@ -106,9 +103,9 @@ async def test_repeated_failures_end_the_launcher_with_an_error(cheap_server):
     assert "Traceback" not in log
 
 
-async def test_a_model_file_damaged_while_serving_changes_no_result_and_prevents_a_restart(own_server, cheap, tmp_path):
+async def test_a_model_file_damaged_while_serving_changes_no_result_and_prevents_a_restart(launch, cheap, tmp_path):
     repository = shutil.copytree(cheap.repository, tmp_path / "repository")
-    with own_server("--max-restarts", "1", repository=repository) as server:
+    with launch(repository, "--max-restarts", 1) as server:
         async with loaded(server, cheap) as load:
             (repository / "alexnet/1/model.onnx").write_bytes(b"damaged")
             await load.wait_for_answers(20)
@@ -184,30 +181,19 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def run_with_shared_memory_of(mebibytes, command):
-    """Run a command in its own mount namespace with a small /dev/shm."""
-    mount = f'mount -t tmpfs -o size={mebibytes}m tmpfs /dev/shm && exec "$@"'
-    return run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", *command])
-
-
 def test_full_shared_memory_corrupts_no_result_and_the_server_recovers(cheap, tmp_path, free_port):
     (tmp_path / "probe.py").write_text(SHM_PROBE)
     port = free_port()
     options = ("--grpc-port", port, "--log", tmp_path / "log")
     probe = (sys.executable, tmp_path / "probe.py", f"127.0.0.1:{port}")
-    done = run_with_shared_memory_of(200, serve_command(cheap.repository, free_port, *options, "--", *probe))
+    mount = 'mount -t tmpfs -o size=200m tmpfs /dev/shm && exec "$@"'
+    own_mounts = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
+    done = run([*own_mounts, *serve_command(cheap.repository, free_port, *options, "--", *probe)])
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No space left on device" in lines
     assert "wrong" not in lines
     assert lines[-1] == "serving", lines
-
-
-def test_too_little_shared_memory_is_reported_before_the_start(cheap, free_port):
-    done = run_with_shared_memory_of(20, serve_command(cheap.repository, free_port))
-    assert done.returncode == 1
-    assert "shared memory: /dev/shm: 20 MiB free" in done.stderr
-    assert "docker run --shm-size=1g" in done.stderr
 
 
 def test_a_repository_path_with_spaces_is_rejected(cheap, tmp_path, free_port):

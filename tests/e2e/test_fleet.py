@@ -9,14 +9,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections import Counter
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from servers import Load
 from waiting import until, wait_until
 
 from alexnet_client import BatchOptions, Client
@@ -24,8 +23,6 @@ from alexnet_client.events import Attempted
 from alexnet_client.retries import RetryOptions
 from alexnet_export.publish import publish
 
-RATE = 25.0
-"""Requests per second on each route: fewer than one server can execute."""
 STOPPED_S = 4.0
 """Longer than HAProxy's `timeout server`, shorter than the launcher's `--hang-timeout`."""
 NAMES = ("first", "second", "third")
@@ -34,49 +31,6 @@ CONFIGURATION = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
 NO_BATCHING = BatchOptions(max_batch=1, max_in_flight=64)
 IMAGES = np.random.default_rng(1).integers(0, 256, (64, 224, 224, 3)).astype(np.uint8)
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed (apt-get install haproxy)")
-
-
-@dataclass
-class Route:
-    """A route from the caller to the servers, the versions that answered, and the failed calls."""
-
-    name: str
-    client: Client
-    expected: np.ndarray
-    versions: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    async def call(self, number: int) -> None:
-        row = number % len(IMAGES)
-        try:
-            answer = await self.client.infer(IMAGES[row : row + 1])
-        except Exception as error:  # noqa: BLE001  no call may fail
-            self.failures.append(f"{self.name}: {error!r}")
-            return
-        if not np.allclose(answer.logits[0], self.expected[row], atol=1e-3):
-            self.failures.append(f"{self.name}: a wrong result")
-        self.versions.append(answer.model_version)
-
-
-@asynccontextmanager
-async def constant_load(*routes):
-    """Requests at a constant rate that does not depend on the answers."""
-    ended, calls = asyncio.Event(), set()
-
-    async def send(route):
-        started_s, number = time.monotonic(), 0
-        while not ended.is_set():
-            calls.add(asyncio.create_task(route.call(number)))
-            number += 1
-            await asyncio.sleep(max(0.0, started_s + number / RATE - time.monotonic()))
-
-    senders = [asyncio.create_task(send(route)) for route in routes]
-    try:
-        yield
-    finally:
-        ended.set()
-        await asyncio.gather(*senders)
-        await asyncio.gather(*calls)
 
 
 class Place:
@@ -90,9 +44,8 @@ class Place:
     def start(self):
         # HAProxy needs about a second to see that a server is going to stop.
         options = ("--probe-interval", "1", "--shutdown-delay", "2")
-        ports = iter(self._ports)
         self.server = self._running.enter_context(
-            self._launch(self.repository, self.repository.parent, lambda: next(ports), *options)
+            self._launch(self.repository, *options, ports=iter(self._ports).__next__)
         )
 
     def restart(self):
@@ -122,40 +75,26 @@ def places(cheap, tmp_path, free_port, launch):
         yield found
 
 
-@dataclass
-class Proxy:
-    """A running HAProxy."""
-
-    target: str
-    statistics: Path
-
-    def requests(self) -> Counter[str]:
-        """The number of requests that each server got."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(self.statistics))
-            connection.sendall(b"show stat\n")
-            text = b"".join(iter(lambda: connection.recv(65_536), b"")).decode().removeprefix("# ")
-        rows = csv.DictReader(io.StringIO(text))
-        return Counter({row["svname"]: int(row["stot"]) for row in rows if row["type"] == "2"})
-
-    def listens(self) -> bool:
-        host, port = self.target.split(":")
-        with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-            return True
-        return False
+def requests_of(statistics):
+    """The number of requests that each server got from HAProxy."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(statistics))
+        connection.sendall(b"show stat\n")
+        text = b"".join(iter(lambda: connection.recv(65_536), b"")).decode().removeprefix("# ")
+    rows = csv.DictReader(io.StringIO(text))
+    return Counter({row["svname"]: int(row["stot"]) for row in rows if row["type"] == "2"})
 
 
 @contextmanager
-def haproxy(places, directory, port):
-    environment = {"PORT": str(port), "STATS": str(directory / "haproxy.sock")}
+def haproxy(places, port, statistics):
+    environment = {"PORT": str(port), "STATS": str(statistics)}
     for place in places:
         environment |= {place.name.upper(): place.target, f"{place.name.upper()}_HEALTH": str(place.health_port)}
     command = [HAPROXY, "-f", str(CONFIGURATION), "-db"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        proxy = Proxy(f"127.0.0.1:{port}", directory / "haproxy.sock")
         try:
-            wait_until(proxy.listens, "HAProxy listens")
-            yield proxy
+            wait_until(statistics.exists, "HAProxy runs")
+            yield
         finally:
             process.terminate()
 
@@ -189,41 +128,41 @@ async def test_no_call_fails_while_servers_are_killed_hang_and_are_upgraded_one_
     events, expected = [], cheap.logits(IMAGES)
     model = shutil.copy(cheap.repository / "alexnet/1/model.onnx", tmp_path / "next.onnx")
     hedged = RetryOptions(hedge_quantile=0.99, burst=50)
-    targets = ",".join(each.target for each in places)
-    with haproxy(places, tmp_path, free_port()) as proxy:
+    targets, statistics, port = ",".join(each.target for each in places), tmp_path / "haproxy.sock", free_port()
 
-        async def wait_until_used(place):
-            """As minReadySeconds in Kubernetes: the next server is touched when this one gets requests again."""
-            await until(place.is_ready, f"{place.name} is ready")
-            now, before = len(events), proxy.requests()[place.name]
-            await until(lambda: Attempted(place.target, "ok") in events[now:], f"the client uses {place.name}")
-            await until(lambda: proxy.requests()[place.name] > before, f"HAProxy uses {place.name}", every_s=0.1)
+    async def wait_until_used(place):
+        """As minReadySeconds in Kubernetes: the next server is touched when this one gets requests again."""
+        await until(place.is_ready, f"{place.name} is ready")
+        now, before = len(events), requests_of(statistics)[place.name]
+        await until(lambda: Attempted(place.target, "ok") in events[now:], f"the client uses {place.name}")
+        await until(lambda: requests_of(statistics)[place.name] > before, f"HAProxy uses {place.name}", every_s=0.1)
 
+    with haproxy(places, port, statistics):
         async with (
             Client(targets, timeout_s=10, batching=NO_BATCHING, retries=hedged, listeners=[events.append]) as balancing,
-            Client(proxy.target, timeout_s=10, batching=NO_BATCHING, retries=RetryOptions(burst=100)) as proxied,
+            Client(f"127.0.0.1:{port}", timeout_s=10, batching=NO_BATCHING, retries=RetryOptions(burst=100)) as proxied,
+            Load(balancing, IMAGES, expected, pause_s=0.3) as direct,
+            Load(proxied, IMAGES, expected, pause_s=0.3) as through_haproxy,
         ):
-            routes = Route("client", balancing, expected), Route("HAProxy", proxied, expected)
-            async with constant_load(*routes):
-                for place in places:
-                    await wait_until_used(place)
-                await kill(places[0])
-                await wait_until_used(places[0])
-                await hang(places[1])
-                await wait_until_used(places[1])
-                for place in places:
-                    await upgrade(place, Path(model), list(digits.labels))
-                    await wait_until_used(place)
-                events.clear()
-                before = proxy.requests()
-                for route in routes:
-                    route.versions.clear()
-                await until(lambda: all(len(route.versions) > 200 for route in routes), "requests after the upgrade")
-                through_haproxy = proxy.requests() - before
-        assert [failure for route in routes for failure in route.failures] == []
-        for route in routes:
-            assert set(route.versions) == {"2"}
-        through_client = Counter(each.replica for each in events if isinstance(each, Attempted))
-        for requests in (through_client, through_haproxy):
+            for place in places:
+                await wait_until_used(place)
+            await kill(places[0])
+            await wait_until_used(places[0])
+            await hang(places[1])
+            await wait_until_used(places[1])
+            for place in places:
+                await upgrade(place, Path(model), list(digits.labels))
+                await wait_until_used(place)
+            events.clear()
+            before = requests_of(statistics)
+            for load in (direct, through_haproxy):
+                load.versions.clear()
+                await load.wait_for_answers(200)
+            of_client = Counter(each.replica for each in events if isinstance(each, Attempted))
+            of_haproxy = requests_of(statistics) - before
+        for load in (direct, through_haproxy):
+            assert set(load.outcomes) == {"correct"}
+            assert set(load.versions) == {"2"}
+        for requests in (of_client, of_haproxy):
             assert len(requests) == 3
             assert min(requests.values()) > 0.2 * requests.total(), requests

@@ -19,17 +19,16 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from alexnet_client.admin import admin_metadata, key_file
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "hush", "AIP_MODE": "PREDICTION", "TRITONSERVER_DELAY_SCHEDULER": "9"}
-pytestmark = pytest.mark.xdist_group("test_hardening")
 
 
 @pytest.fixture(scope="module")
-def open_server(cheap, tmp_path_factory, free_port, launch):
+def open_server(cheap_server, free_port):
     """A server with HTTP, started with secrets and dangerous variables in the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in SECRETS.items():
             patch.setenv(key, value)
         http = free_port()
-        with launch(cheap.repository, tmp_path_factory.mktemp("open"), free_port, "--http-port", str(http)) as server:
+        with cheap_server("--http-port", http) as server:
             yield server, f"http://127.0.0.1:{http}"
 
 
@@ -39,61 +38,47 @@ def stub(open_server):
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-pb = service_pb2
 OWNED = Path(tempfile.gettempdir()) / f"alexnet-owned-{os.getpid()}"
 """A file that the server would write if the call were permitted."""
-RESTRICTED = {
-    "register shared memory": (
-        "SystemSharedMemoryRegister",
-        pb.SystemSharedMemoryRegisterRequest(name="x", key="/x", byte_size=1),
-    ),
-    "list shared memory": ("SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusRequest()),
-    "unregister shared memory": ("SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest()),
-    "register GPU memory": ("CudaSharedMemoryRegister", pb.CudaSharedMemoryRegisterRequest(name="x", raw_handle=b"x")),
-    "list GPU memory": ("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest()),
-    "list models": ("RepositoryIndex", pb.RepositoryIndexRequest()),
-    "load a model": ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="alexnet")),
-    "load with a configuration": (
-        "RepositoryModelLoad",
-        pb.RepositoryModelLoadRequest(
-            model_name="alexnet", parameters={"config": pb.ModelRepositoryParameter(string_param="{}")}
-        ),
-    ),
-    "unload a model": ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="alexnet")),
-    "write a log file": (
-        "LogSettings",
-        pb.LogSettingsRequest(settings={"log_file": pb.LogSettingsRequest.SettingValue(string_param=str(OWNED))}),
-    ),
-    "write a trace file": (
-        "TraceSetting",
-        pb.TraceSettingRequest(settings={"trace_file": pb.TraceSettingRequest.SettingValue(value=[str(OWNED)])}),
-    ),
-    "read statistics": ("ModelStatistics", pb.ModelStatisticsRequest(name="alexnet")),
-}
-RESTRICTED_HTTP = {
-    "list models": ("POST", "/v2/repository/index", {}),
-    "load a model": ("POST", "/v2/repository/models/alexnet/load", {}),
-    "load with a configuration": ("POST", "/v2/repository/models/alexnet/load", {"parameters": {"config": "{}"}}),
-    "unload a model": ("POST", "/v2/repository/models/alexnet/unload", {}),
-    "list shared memory": ("GET", "/v2/systemsharedmemory/status", None),
-    "register shared memory": (
-        "POST",
-        "/v2/systemsharedmemory/region/x/register",
-        {"key": "/x", "offset": 0, "byte_size": 1},
-    ),
-    "unregister shared memory": ("POST", "/v2/systemsharedmemory/unregister", {}),
-    "list GPU memory": ("GET", "/v2/cudasharedmemory/status", None),
-    "write a log file": ("POST", "/v2/logging", {"log_file": str(OWNED)}),
-    "write a trace file": ("POST", "/v2/trace/setting", {"trace_file": str(OWNED)}),
-    "read statistics": ("GET", "/v2/models/alexnet/stats", None),
-}
+RESTRICTED = [
+    ("SystemSharedMemoryRegister", {"name": "x", "key": "/x", "byte_size": 1}),
+    ("SystemSharedMemoryStatus", {}),
+    ("SystemSharedMemoryUnregister", {}),
+    ("CudaSharedMemoryRegister", {"name": "x", "raw_handle": b"x"}),
+    ("CudaSharedMemoryStatus", {}),
+    ("RepositoryIndex", {}),
+    ("RepositoryModelLoad", {"model_name": "alexnet"}),
+    ("RepositoryModelLoad", {"model_name": "alexnet", "parameters": {"config": {"string_param": "{}"}}}),
+    ("RepositoryModelUnload", {"model_name": "alexnet"}),
+    ("LogSettings", {"settings": {"log_file": {"string_param": str(OWNED)}}}),
+    ("TraceSetting", {"settings": {"trace_file": {"value": [str(OWNED)]}}}),
+    ("ModelStatistics", {"name": "alexnet"}),
+]
+RESTRICTED_HTTP = [
+    ("POST", "repository/index", {}),
+    ("POST", "repository/models/alexnet/load", {}),
+    ("POST", "repository/models/alexnet/load", {"parameters": {"config": "{}"}}),
+    ("POST", "repository/models/alexnet/unload", {}),
+    ("GET", "systemsharedmemory/status", None),
+    ("POST", "systemsharedmemory/region/x/register", {"key": "/x", "offset": 0, "byte_size": 1}),
+    ("POST", "systemsharedmemory/unregister", {}),
+    ("GET", "cudasharedmemory/status", None),
+    ("POST", "logging", {"log_file": str(OWNED)}),
+    ("POST", "trace/setting", {"trace_file": str(OWNED)}),
+    ("GET", "models/alexnet/stats", None),
+]
 
 
-@pytest.mark.parametrize(("call", "request_"), RESTRICTED.values(), ids=list(RESTRICTED))
-def test_grpc_rejects_restricted_calls_without_the_key(stub, call, request_):
+def call(stub, method, fields, **options):
+    """Send a gRPC request: method and fields of the request."""
+    return getattr(stub, method)(getattr(service_pb2, f"{method}Request")(**fields), timeout=10, **options)
+
+
+@pytest.mark.parametrize(("method", "fields"), RESTRICTED)
+def test_grpc_rejects_restricted_calls_without_the_key(stub, method, fields):
     for metadata in ((), (("triton-grpc-protocol-admin", "wrong"),)):
         with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
-            getattr(stub, call)(request_, timeout=10, metadata=metadata)
+            call(stub, method, fields, metadata=metadata)
     assert not OWNED.exists()
 
 
@@ -105,10 +90,10 @@ def http_error(request):
         return response.code, response.read()
 
 
-@pytest.mark.parametrize(("method", "path", "body"), RESTRICTED_HTTP.values(), ids=list(RESTRICTED_HTTP))
+@pytest.mark.parametrize(("method", "path", "body"), RESTRICTED_HTTP)
 def test_http_rejects_restricted_calls_without_the_key(open_server, method, path, body):
     content = None if body is None else json.dumps(body).encode()
-    code, text = http_error(urllib.request.Request(open_server[1] + path, method=method, data=content))
+    code, text = http_error(urllib.request.Request(f"{open_server[1]}/v2/{path}", method=method, data=content))
     assert code == 403
     assert b"restricted" in text
     assert not OWNED.exists()
@@ -121,11 +106,11 @@ def test_the_endpoints_of_cloud_platforms_do_not_exist(open_server, path):
 
 def test_the_key_permits_administration_but_not_loading_models(open_server, stub):
     metadata = admin_metadata(open_server[0].target)
-    stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest(), timeout=10, metadata=metadata)
-    statistics = stub.ModelStatistics(pb.ModelStatisticsRequest(name="alexnet"), timeout=10, metadata=metadata)
+    call(stub, "SystemSharedMemoryStatus", {}, metadata=metadata)
+    statistics = call(stub, "ModelStatistics", {"name": "alexnet"}, metadata=metadata)
     assert statistics.model_stats[0].name == "alexnet"
     with pytest.raises(grpc.RpcError, match="explicit model load / unload is not allowed"):
-        stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="alexnet"), timeout=10, metadata=metadata)
+        call(stub, "RepositoryModelLoad", {"model_name": "alexnet"}, metadata=metadata)
 
 
 def test_only_the_owner_can_read_the_key_file_and_the_log_and_the_key_is_deleted_after_the_stop(cheap_server):
@@ -142,13 +127,17 @@ def test_only_the_owner_can_read_the_key_file_and_the_log_and_the_key_is_deleted
     assert not path.exists()
 
 
-def test_a_second_launcher_on_the_same_port_fails_and_does_not_change_the_key(open_server, cheap):
+def test_a_second_launcher_on_the_same_ports_reports_their_owners_and_does_not_change_the_key(open_server, cheap):
     server = open_server[0]
-    key = key_file(server.target).read_text()
-    ports = ("--grpc-port", server.target.split(":")[1], "--health-port", server.health_port)
-    done = run_command("alexnet_server", "serve", "--repository", cheap.repository, *ports)
+    key, port = key_file(server.target).read_text(), server.target.split(":")[1]
+    done = run_command(
+        *("alexnet_server", "serve", "--repository", cheap.repository),
+        *("--grpc-port", port, "--health-port", server.health_port),
+    )
     assert done.returncode == 1
+    assert f"port {port} (gRPC): in use by tritonserver (pid {server.triton().pid})" in done.stderr
     assert f"(health): in use by python3 (pid {server.process.pid})" in done.stderr.replace("python (", "python3 (")
+    assert "choose another port (--grpc-port" in done.stderr
     assert key_file(server.target).read_text() == key
 
 

@@ -32,15 +32,14 @@ RELEASED_AFTER_S = 150
 """gRPC closes a connection without a handshake after 120 s."""
 MUTANTS = 300
 CONNECTIONS = 1000
-pytestmark = [pytest.mark.xdist_group("test_hostile"), pytest.mark.usefixtures("unharmed")]
+pytestmark = pytest.mark.usefixtures("unharmed")
 
 
 @pytest.fixture(scope="module")
-def target(cheap, tmp_path_factory, free_port, launch):
+def target(cheap_server, free_port):
     """A server with all endpoints, which is not restarted."""
     http = free_port()
-    options = ("--http-port", str(http), "--max-restarts", "0")
-    with launch(cheap.repository, tmp_path_factory.mktemp("hostile"), free_port, *options) as server:
+    with cheap_server("--http-port", http, "--max-restarts", 0) as server:
         yield server, http
         assert server.stop() == 0
 
@@ -160,7 +159,7 @@ PARAMETERS = st.dictionaries(
     tensor_parameters=PARAMETERS,
     memory=st.booleans(),
 )
-def send_invalid_request(
+def test_well_formed_invalid_requests_do_not_harm_the_server(
     channel, model, version, name, datatype, shape, content, output, request_parameters, tensor_parameters, memory
 ):
     request = service_pb2.ModelInferRequest(model_name=model, model_version=version, raw_input_contents=content)
@@ -177,10 +176,6 @@ def send_invalid_request(
         tensor.parameters["shared_memory_region"].string_param = "unknown"
         tensor.parameters["shared_memory_byte_size"].int64_param = 2**62
     assert send(channel, request.SerializeToString()) != "UNAVAILABLE"
-
-
-def test_well_formed_invalid_requests_do_not_harm_the_server(channel):
-    send_invalid_request(channel)
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=["JPEG", "PNG", "WebP"])

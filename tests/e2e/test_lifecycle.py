@@ -40,11 +40,11 @@ def nothing_remains(server):
     assert not shared_memory_of(server.process)
 
 
-async def test_a_graceful_shutdown_under_load_loses_no_accepted_request(own_server):
+async def test_a_graceful_shutdown_under_load_loses_no_accepted_request(launch, repository):
     success, pending = "nv_inference_request_success", "nv_inference_pending_request_count"
     images = np.zeros((16, 224, 224, 3), np.uint8)
     no_batching = BatchOptions(max_batch=1, min_in_flight=IN_FLIGHT, max_in_flight=IN_FLIGHT)
-    with own_server() as server, nothing_remains(server):
+    with launch(repository) as server, nothing_remains(server):
         async with Client(
             server.target, timeout_s=60, batching=no_batching, retries=RetryOptions(max_attempts=1)
         ) as client:
@@ -103,14 +103,6 @@ def test_a_crash_before_the_last_accepted_request_is_an_error(cheap_server):
         assert server.process.wait(30) == 128 + signal.SIGKILL
 
 
-def test_a_second_ctrl_c_kills_triton_without_a_drain(cheap_server):
-    with cheap_server() as server, nothing_remains(server):
-        server.process.send_signal(signal.SIGINT)
-        wait_until(lambda: server.health()[1]["state"] == "stopping", "the launcher stops")
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(10) == 128 + signal.SIGKILL
-
-
 def test_triton_ends_with_a_killed_launcher(cheap_server):
     with cheap_server() as server:
         processes = psutil.Process(server.process.pid).children(recursive=True)
@@ -121,23 +113,17 @@ def test_triton_ends_with_a_killed_launcher(cheap_server):
             region.unlink()
 
 
-async def test_during_the_shutdown_delay_the_server_is_not_ready_and_serves(cheap_server):
+async def test_during_the_shutdown_delay_a_server_is_not_ready_and_serves_until_a_second_ctrl_c_kills_it(cheap_server):
     image = np.zeros((1, 224, 224, 3), np.uint8)
-    with cheap_server("--shutdown-delay", "600") as server:
+    with cheap_server("--shutdown-delay", "600") as server, nothing_remains(server):
         async with Client(server.target) as client:
             await client.infer(image)
-            server.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(signal.SIGINT)
             await until(lambda: server.health()[1]["state"] == "stopping", "the launcher stops")
             assert server.health()[0] == 503
             await client.infer(image)
-
-
-def test_a_port_in_use_is_reported_with_its_owner_before_anything_starts(server, cheap, free_port):
-    port = server.target.split(":")[1]
-    done = run(serve_command(cheap.repository, free_port, "--grpc-port", port))
-    assert done.returncode == 1
-    assert f"port {port} (gRPC): in use by tritonserver (pid {server.triton().pid})" in done.stderr
-    assert "choose another port (--grpc-port" in done.stderr
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 128 + signal.SIGKILL
 
 
 def test_an_invalid_model_file_is_a_clear_error(cheap, tmp_path, free_port):
@@ -160,12 +146,6 @@ def test_a_command_runs_while_triton_serves_and_its_exit_code_is_returned(cheap,
     assert "alexnet is ready" in done.stdout
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "Triton still listens after the end of the command"
-
-
-def test_a_missing_command_is_a_usage_error(cheap, free_port):
-    done = run(serve_command(cheap.repository, free_port, "--", "no-such-program"))
-    assert done.returncode == 2
-    assert "no-such-program: command not found; Triton was not started" in done.stderr
 
 
 def test_a_signal_ends_the_command_and_triton(cheap, tmp_path, free_port):

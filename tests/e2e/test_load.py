@@ -8,15 +8,11 @@ import threading
 import time
 from dataclasses import replace
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from servers import run_command
+from servers import CHEAP_GRAPH, publish_graph, run_command
 
 from alexnet_client.errors import BadInput
-from alexnet_export.publish import publish
 from alexnet_load import tune
 from alexnet_load.bottleneck import compare_counts
 from alexnet_load.run import NO_BATCHING, Plan
@@ -51,44 +47,33 @@ def test_latency_from_the_planned_send_times_shows_a_stall_that_the_service_time
     assert service_ms < response_ms / 4
 
 
-@pytest.fixture
-def faulty(cheap, digits, tmp_path):
-    """The cheap release with a defect: an image that starts with a certain grey causes an index error."""
-    model = onnx.load(cheap.repository / "alexnet" / "1" / "model.onnx")
-    constants = {"first": [0, 0, 0], "second": [1, 1, 1], "places": [1, 2, 3], "column": [-1, 1]}
-    model.graph.initializer.extend(
-        numpy_helper.from_array(np.array(each, np.int64), name) for name, each in constants.items()
-    )
-    model.graph.initializer.append(numpy_helper.from_array(np.array(FAULTY_GREY, np.uint8), "grey"))
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "table"))
-    model.graph.node[3].output[0] = "sums"
-    added = [
-        helper.make_node("Slice", ["image", "first", "second", "places"], ["pixel"]),
-        helper.make_node("Equal", ["pixel", "grey"], ["found"]),
-        helper.make_node("Cast", ["found"], ["index"], to=TensorProto.INT64),
-        helper.make_node("Gather", ["table", "index"], ["zero"]),
-        helper.make_node("Reshape", ["zero", "column"], ["zero_column"]),
-        helper.make_node("Add", ["sums", "zero_column"], ["logits"]),
-    ]
-    for place, node in enumerate(added, 4):
-        model.graph.node.insert(place, node)
-    onnx.save(model, tmp_path / "model.onnx")
-    facts = {"precision": "fp32", "max_batch_size": 64}
-    publish(tmp_path / "repository", {"model.onnx": tmp_path / "model.onnx"}, digits.labels, facts)
-    return tmp_path / "repository"
+FAULT = f"""
+    sums = MatMul(row, weights)
+    grey = Constant<value = uint8 {{{FAULTY_GREY}}}>()
+    first = Constant<value_ints = [0, 0, 0]>()
+    second = Constant<value_ints = [1, 1, 1]>()
+    places = Constant<value_ints = [1, 2, 3]>()
+    column = Constant<value_ints = [-1, 1]>()
+    table = Constant<value_floats = [0.0]>()
+    pixel = Slice(image, first, second, places)
+    found = Equal(pixel, grey)
+    index = Cast<to = 7>(found)
+    zero = Gather(table, index)
+    zero_column = Reshape(zero, column)
+    logits = Add(sums, zero_column)
+"""
+"""An image that starts with a certain grey causes an index error."""
 
 
-def test_counts_agree_with_triton_if_requests_fail_in_the_backend(own_server, faulty, tmp_path):
+def test_counts_agree_with_triton_if_requests_fail_in_the_backend(launch, cheap, digits, tmp_path):
+    graph = CHEAP_GRAPH.replace("logits = MatMul(row, weights)", FAULT)
+    faulty = publish_graph(tmp_path, graph, cheap.weights, digits.labels)
     (tmp_path / "images").mkdir()
     for grey in (10, 200, FAULTY_GREY):
         Image.new("RGB", (300, 300), (grey,) * 3).save(tmp_path / "images" / f"{grey}.png")
-    with own_server(repository=faulty) as server:
+    with launch(faulty) as server:
         plan = Plan(
-            server.target,
-            arrivals="poisson:80",
-            duration_s=2.0,
-            images=str(tmp_path / "images"),
-            batching=NO_BATCHING,
+            server.target, arrivals="poisson:80", duration_s=2.0, images=str(tmp_path / "images"), batching=NO_BATCHING
         )
         run = run_plan(plan)
     outcomes = [run.records.outcomes[each] for each in run.records.outcome]
@@ -148,7 +133,7 @@ def test_tune_serves_and_measures_a_setting(cheap):
     assert rate == 40
 
 
-def test_tune_writes_a_configuration_that_can_be_served(cheap, own_server, tmp_path):
+def test_tune_writes_a_configuration_that_can_be_served(cheap, launch, tmp_path):
     repository = tmp_path / "repository"
     shutil.copytree(cheap.repository, repository)
     default = tune.setting_of(tune.read_config(repository, "alexnet"))
@@ -157,7 +142,7 @@ def test_tune_writes_a_configuration_that_can_be_served(cheap, own_server, tmp_p
     path = tune.write_configuration(repository, "alexnet", tuned, "tuned", parse_slo("p99=50ms"))
     assert "# Changed: instances 2, queue delay us 500, preferred batch 8. Measured at p99" in path.read_text()
     assert "speed-up 1.25 (1.20 - 1.30)" in path.read_text()
-    with own_server("--config-name", "tuned", repository=repository) as server:
+    with launch(repository, "--config-name", "tuned") as server:
         run = run_plan(Plan(server.target, arrivals="constant:20", duration_s=0.5))
     assert (run.server.instances, run.server.failure, run.server.success) == (2, 0, 10)
 

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -27,6 +26,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from servers import receiver, with_small_queue
 from tritonclient.grpc import service_pb2_grpc
 from waiting import wait_until
 
@@ -61,7 +61,7 @@ def shortened(text: str) -> str:
     return re.sub(r"(\[|offset |for: )(\d+)(ms|[smhd])(\]|\b)", scaled, text)
 
 
-def configuration(directory: Path, targets: dict[str, list[int]], receiver: int) -> Path:
+def configuration(directory: Path, targets: dict[str, list[int]], receiver_port: int) -> Path:
     """The committed configuration with shorter intervals and other ports."""
     shutil.copytree(COMMITTED, directory)
     path = directory / "prometheus.yml"
@@ -76,38 +76,12 @@ def configuration(directory: Path, targets: dict[str, list[int]], receiver: int)
         write_targets(directory / f"targets/{name}.yml", ports)
     routes = directory / "alertmanager.yml"
     shorter = re.sub(r"(group_(?:wait|interval): )\w+", r"\g<1>200ms", routes.read_text())
-    routes.write_text(shorter.replace("127.0.0.1:9094", f"127.0.0.1:{receiver}"))
+    routes.write_text(shorter.replace("127.0.0.1:9094", f"127.0.0.1:{receiver_port}"))
     return directory
 
 
 def write_targets(path: Path, ports: list[int]) -> None:
     path.write_text(yaml.safe_dump([{"targets": [f"127.0.0.1:{port}" for port in ports]}]))
-
-
-@contextmanager
-def notification_receiver() -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """A receiver for the Alertmanager: its port, and the notifications as (path, alert)."""
-    received: list[tuple[str, str]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # the name is http.server's
-            content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            received.extend((self.path, each["labels"]["alertname"]) for each in content["alerts"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port, received
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @dataclass
@@ -171,23 +145,16 @@ def load_tester(target: str, port: int, output: Path, *options: str) -> Iterator
             process.wait(30)
 
 
-@pytest.fixture
-def small_queue(cheap, tmp_path) -> Path:
-    """The cheap release with a queue that can be filled."""
-    copy = tmp_path / "repository"
-    shutil.copytree(cheap.repository, copy, ignore=shutil.ignore_patterns(".*"))
-    config = copy / "alexnet/configs/bounded.pbtxt"
-    config.write_text(re.sub(r"max_queue_size: \d+", "max_queue_size: 16", config.read_text()))
-    return copy
-
-
 @pytest.mark.slow
-def test_each_fault_fires_its_alert_and_every_panel_has_data(own_server, small_queue, free_port, tmp_path):
+def test_each_fault_fires_its_alert_and_every_panel_has_data(launch, cheap, free_port, tmp_path):
     client_port, flood_port, port, alertmanager_port = (free_port() for _ in range(4))
-    with (
-        own_server("--config-name", "bounded", repository=small_queue) as server,
-        notification_receiver() as (receiver, notifications),
-    ):
+    notifications: list[tuple[str, str]] = []
+
+    def on_post(path: str, content_type: str, body: bytes) -> None:
+        notifications.extend((path, each["labels"]["alertname"]) for each in json.loads(body)["alerts"])
+
+    repository = with_small_queue(cheap.repository, tmp_path, 16)
+    with launch(repository, "--config-name", "bounded") as server, receiver(on_post) as receiver_port:
         targets = {
             "triton": [server.metrics_port],
             "launcher": [server.health_port],
@@ -196,7 +163,7 @@ def test_each_fault_fires_its_alert_and_every_panel_has_data(own_server, small_q
             "alertmanager": [alertmanager_port],
         }
         options = MonitorOptions(
-            configuration(tmp_path / "prometheus", targets, receiver), tmp_path / "data", port, alertmanager_port
+            configuration(tmp_path / "prometheus", targets, receiver_port), tmp_path / "data", port, alertmanager_port
         )
         load = ("--arrivals", "constant:100", "--duration", "600", "--timeout", "3")
         with monitoring(options), load_tester(server.target, client_port, tmp_path / "load", *load):

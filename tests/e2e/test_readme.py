@@ -1,15 +1,19 @@
-"""The Python examples of the documents run against the real Triton."""
+"""The examples of the documents run against the real Triton: Python and HTTP."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import alexnet_client
+from alexnet_client import Client
 
 ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "tests/golden/photo.jpg"
@@ -51,3 +55,34 @@ def test_the_documented_errors_are_those_of_the_client():
     documented = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
     errors = {name for name in alexnet_client.__all__ if issubclass(getattr(alexnet_client, name), Exception)}
     assert documented == errors - {"ClientError"}
+
+
+def http_commands() -> list[str]:
+    """The shell blocks of the documents that send an HTTP request."""
+    documents = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+    blocks = [block for each in documents for block in re.findall(r"```sh\n(.*?)```", each.read_text(), re.DOTALL)]
+    return [block for block in blocks if "127.0.0.1:8000/v2/models/" in block]
+
+
+async def test_the_documented_curl_commands_get_the_same_results_as_grpc(cheap_server, free_port, tmp_path):
+    port = free_port()
+    shutil.copy(PHOTO, tmp_path / "photo.jpg")
+
+    def respond(block: str) -> dict:
+        script = block.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+        done = subprocess.run(["bash", "-euc", script], check=True, capture_output=True, text=True, cwd=tmp_path)
+        return json.loads(done.stdout)
+
+    def results(block: str) -> dict:
+        return {output["name"]: output["data"] for output in respond(block)["outputs"]}
+
+    encoded, pixels = sorted(http_commands(), key=lambda block: "alexnet_encoded" not in block)
+    with cheap_server("--http-port", port) as server:
+        async with Client(server.target) as client:
+            of_file = await client.classify(PHOTO, top=3)
+            of_grey = await client.infer(np.full((1, 224, 224, 3), 128, np.uint8))
+        labels = [entry.split(":")[2] for entry in results(encoded)["probabilities"]]
+        assert labels == [guess.label for guess in of_file.top]
+        assert np.allclose(results(pixels)["logits"], of_grey.logits[0], atol=1e-4)
+        (tmp_path / "photo.jpg").write_bytes(b"no image")
+        assert "not a JPEG, PNG or WebP image" in respond(encoded)["error"]

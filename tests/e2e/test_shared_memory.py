@@ -70,10 +70,10 @@ async def test_results_equal_those_without_shared_memory_and_no_region_remains_a
     assert not await registered(server.target)
 
 
-async def test_cancelled_and_late_calls_never_corrupt_the_results_of_others(own_server, images):
+async def test_cancelled_and_late_calls_never_corrupt_the_results_of_others(launch, repository, images):
     """With its own server: a few cancelled calls crash Triton 2.51 (its issue 7368, in pthread_mutex_lock). Then it is repeated."""
     for attempt in (1, 2):
-        with own_server("--probe-interval", "0") as server:
+        with launch(repository, "--probe-interval", 0) as server:
             try:
                 await cancel_calls(server, images)
             except (ClientError, AssertionError):
@@ -161,21 +161,15 @@ async def test_without_the_key_the_call_fails_instead_of_falling_back(server, im
     assert not regions(os.getpid())
 
 
-async def test_shared_memory_is_rejected_for_a_model_that_reads_files(server, images):
-    async with sharing(server.target, [], model="alexnet_encoded") as client:
-        with pytest.raises(BadInput, match="shared memory supports pixels only"):
-            await client.classify(Path("tests/golden/photo.jpg"))
-
-
 async def test_shared_memory_is_used_again_after_a_restart_of_triton_and_of_the_launcher(
-    launch, cheap, tmp_path, free_port, images
+    cheap_server, cheap, free_port, images
 ):
     """A restarted Triton has the same key, a new launcher has a new one."""
     ports = [free_port() for _ in range(3)]
     events: list[object] = []
 
     def start():
-        return launch(cheap.repository, tmp_path, iter(ports).__next__, "--probe-interval", "1")
+        return cheap_server("--probe-interval", 1, ports=iter(ports).__next__)
 
     async def shared() -> bool:
         events.clear()

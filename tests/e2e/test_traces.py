@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import json
-import threading
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
 import numpy as np
@@ -20,13 +15,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from waiting import wait_until
+from servers import receiver
+from waiting import until
 
 from alexnet_client import Client
 from alexnet_client.tracing import Tracing
 
 IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
-IDENTIFIERS = ("traceId", "spanId", "parentSpanId")
+IDENTIFIER = re.compile(r'("(?:traceId|spanId|parentSpanId)": *)"([0-9a-fA-F]*)"')
 NAMES = ["alexnet infer", "alexnet batch", "InferRequest", "alexnet", "compute"]
 """The spans of a call, from the outermost to the innermost."""
 
@@ -48,70 +44,28 @@ def spans_of(body: bytes, content_type: str) -> list[tuple[str, Span]]:
 
 def hex_as_base64(text: str) -> str:
     """Convert the identifiers of OTLP's JSON, which are hexadecimal, to the base64 of protobuf's JSON."""
-
-    def convert(value):
-        if isinstance(value, list):
-            return [convert(each) for each in value]
-        if not isinstance(value, dict):
-            return value
-        return {
-            key: base64.b64encode(bytes.fromhex(each)).decode() if key in IDENTIFIERS else convert(each)
-            for key, each in value.items()
-        }
-
-    return json.dumps(convert(json.loads(text)))
+    return IDENTIFIER.sub(lambda found: f'{found[1]}"{base64.b64encode(bytes.fromhex(found[2])).decode()}"', text)
 
 
-@contextmanager
-def collector() -> Iterator[tuple[str, list[tuple[str, Span]]]]:
-    """A collector for OTLP over HTTP: its endpoint, and the services and spans that it received."""
-    received: list[tuple[str, Span]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.extend(spans_of(body, self.headers["Content-Type"]))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1/traces", received
-    finally:
-        print("received:", [(service, span.name, span.trace_id.hex()) for service, span in received])
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def test_a_call_its_batch_and_the_execution_are_spans_of_one_trace(cheap_server):
+async def test_a_call_its_batch_and_the_execution_are_spans_of_one_trace(cheap_server):
     provider = TracerProvider(resource=Resource.create({"service.name": "caller"}))
-    with (
-        collector() as (endpoint, received),
-        cheap_server("--trace-endpoint", endpoint, "--probe-interval", "0") as server,
-    ):
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+    received: list[tuple[str, Span]] = []
+    with receiver(lambda path, content_type, body: received.extend(spans_of(body, content_type))) as port:
+        endpoint = f"http://127.0.0.1:{port}/v1/traces"
+        with cheap_server("--trace-endpoint", endpoint, "--probe-interval", "0") as server:
+            provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
 
-        async def call():
+            def spans():
+                trace = next((span.trace_id for _, span in received if span.name == NAMES[0]), None)
+                found = {span.name: (service, span) for service, span in received if span.trace_id == trace}
+                return [found[name] for name in NAMES] if set(NAMES) <= found.keys() else None
+
+            began_ns = time.time_ns()
             async with Client(server.target, tracing=Tracing(provider)) as client:
                 await client.infer(IMAGE)
-
-        def spans():
-            trace = next((span.trace_id for _, span in received if span.name == NAMES[0]), None)
-            found = {span.name: (service, span) for service, span in received if span.trace_id == trace}
-            return [found[name] for name in NAMES] if set(NAMES) <= found.keys() else None
-
-        began_ns = time.time_ns()
-        asyncio.run(call())
-        ended_ns = time.time_ns()
-        provider.shutdown()
-        found = wait_until(spans, "all spans arrive")
+            ended_ns = time.time_ns()
+            provider.shutdown()
+            found = await until(spans, "all spans arrive")
     services, chain = zip(*found, strict=True)
     assert services == ("caller", "caller", *["triton-inference-server"] * 3)
     assert not chain[0].parent_span_id

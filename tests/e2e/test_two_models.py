@@ -58,13 +58,13 @@ async def executions(server) -> tuple[float, float]:
     return tuple(after - before)
 
 
-async def test_a_model_keeps_its_share_when_another_model_is_under_load(own_server, repository, tmp_path):
-    with own_server(repository=two_models(repository, tmp_path)) as server:
+async def test_a_model_keeps_its_share_when_another_model_is_under_load(launch, repository, tmp_path):
+    with launch(two_models(repository, tmp_path)) as server:
         first, other = await executions(server)
     assert first >= other / 3
 
 
-async def test_the_rate_limiter_gives_the_model_with_priority_the_larger_share(own_server, repository, tmp_path):
-    with own_server("--rate-limit", repository=two_models(repository, tmp_path, priorities=(1, 4))) as server:
+async def test_the_rate_limiter_gives_the_model_with_priority_the_larger_share(launch, repository, tmp_path):
+    with launch(two_models(repository, tmp_path, priorities=(1, 4)), "--rate-limit") as server:
         first, other = await executions(server)
     assert first >= 2 * other > 0
