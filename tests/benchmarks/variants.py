@@ -51,10 +51,10 @@ def bench_variants(models: dict[str, bytes], *, rounds: int = 21) -> Iterator[Re
         repeats = REPEATS_OF_ONE if batch == 1 else 1
         seconds: dict[str, list[float]] = {variant: [], other: []}
         for number in range(rounds + 1):  # the first round is the warm-up
-            for name in seconds:
+            for name, durations in seconds.items():
                 duration = median_seconds(partial(run, name), repeats)
                 if number:
-                    seconds[name].append(duration)
+                    durations.append(duration)
         ours, theirs = ([batch / each for each in seconds[name]] for name in (variant, other))
         yield Result.ratio(f"speed-up of {variant} over {other}, batch {batch}", ours, theirs, goal=goal)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -81,16 +80,10 @@ def test_an_fp32_file_that_differs_from_pytorch_stops_the_export(
     assert releases(tmp_path) == []
 
 
-def test_mistakes_are_reported_before_the_work(checkpoint, tiny_digits, repository, tmp_path):
+def test_other_classes_are_rejected_before_the_work(checkpoint, tiny_digits, repository):
     other = replace(checkpoint, labels=tuple(f"class {number}" for number in range(10)))
-    for arguments, message in (
-        ((checkpoint, tiny_digits, Path("/proc/repository")), r"/proc/repository.*cannot be written"),
-        ((other, tiny_digits, repository), "its 10 classes differ from the 10 of this model"),
-    ):
-        with pytest.raises(BadInput, match=message):
-            export_release(*arguments)
-    with pytest.raises(BadInput, match="--precision int4: unknown; choose one of auto, fp32"):
-        export_release(checkpoint, tiny_digits, tmp_path, precision="int4")
+    with pytest.raises(BadInput, match="its 10 classes differ from the 10 of this model"):
+        export_release(other, tiny_digits, repository)
 
 
 @pytest.mark.slow

@@ -155,13 +155,6 @@ def test_a_kill_at_any_step_leaves_the_repository_unchanged_and_the_next_run_cle
     assert not list(repository.glob("alexnet/.publishing-*"))
 
 
-def test_concurrent_publications_get_different_versions(repository, model):
-    arguments = [(repository, {"model.onnx": model}, LABELS, {"by": number}) for number in range(6)]
-    run(*(fork.Process(target=publish, args=each) for each in arguments))
-    assert versions(releases(repository)) == [1, 2, 3, 4, 5, 6, 7]
-    assert {release.manifest.get("by") for release in releases(repository)} == {None, *range(6)}
-
-
 @pytest.mark.parametrize("content", [b"{", b"3", b"\xff"])
 def test_a_damaged_manifest_is_named(repository, content):
     (repository / "alexnet/1/manifest.json").write_bytes(content)
