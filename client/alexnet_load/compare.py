@@ -151,7 +151,7 @@ def _row(
 
 
 def _differences(a: Run, b: Run) -> Iterator[str]:
-    """What should be equal in comparable runs, but is not."""
+    """Differences that make runs less comparable."""
     for name in ("model", "arrivals", "sizes", "duration_s", "warm_up_s", "images", "senders", "batching"):
         ours, theirs = getattr(a.plan, name), getattr(b.plan, name)
         if ours != theirs:

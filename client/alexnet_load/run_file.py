@@ -1,6 +1,6 @@
 """The file of a run: a compressed stream of lines that can be read while it grows and after a crash.
 
-``*.jsonl.gz`` (readable with ``zcat``). First line: an object with the plan. Then one array per request,
+The format is ``*.jsonl.gz`` (readable with ``zcat``). First line: an object with the plan. Then one array per request,
 ``[planned, sent, ended, lag, images, outcome]``, with times in whole microseconds since the start of the run and ``lag`` as
 in ``Records``. Last line: an object with the statistics of client and server. Each write is a complete gzip member, so
 everything written remains readable after a crash; the file is written under its final name.

@@ -62,7 +62,7 @@ class StatisticsRecorder:
 
     Args:
         target: server addresses in the format of ``alexnet_client.Client``.
-        model: name of the model; requests are those of this model, and computation that of its steps if it is an ensemble.
+        model: name of the model. If it is an ensemble, the times and batches of computation are those of its steps.
         connection: connection options.
         metrics: host:port of Triton's metrics; empty to use its statistics.
     """

@@ -28,12 +28,7 @@ class TrialServer:
 
 @contextmanager
 def serving(repository: Path, *options: str, log: Path) -> Iterator[TrialServer]:
-    """Serve a repository while the block runs.
-
-    Args:
-        repository: the model repository.
-        options: further options of ``alexnet-server serve``.
-        log: file for Triton's log.
+    """Serve a repository while the block runs, with further options of ``alexnet-server serve``; Triton logs to ``log``.
 
     Raises:
         BadInput: the launcher is not installed.

@@ -107,12 +107,9 @@ def changes(*, cpus: int, max_batch: int) -> Changes:
 
 
 def tune(default: Setting, measure: Callable[[Setting], float], values: Changes) -> Tuned:
-    """Find the best setting.
+    """Find the best setting, starting with the default.
 
-    Args:
-        default: setting to start with.
-        measure: returns the highest rate that meets the SLO, requests per second; 0 if none does.
-        values: the values to try, by dimension.
+    ``measure`` returns the highest rate that meets the SLO, requests per second; 0 if none does.
     """
     rates = {default: measure(default)}
     best = default
@@ -140,10 +137,10 @@ def tune_repository(
     on_step: Callable[[str], None],
     on_progress: OnProgress,
 ) -> Tuned:
-    """Tune a model of a repository on servers that are started for this purpose.
+    """Tune a model of a repository on servers that are started for this purpose; the repository is not changed.
 
     Args:
-        repository: the repository; its files are not changed.
+        repository: the repository.
         plan: plan of a trial; its target is replaced.
         slo: the SLO.
         on_step: called with the result of each measurement.

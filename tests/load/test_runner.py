@@ -29,6 +29,7 @@ def interrupt(*_):
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_two_senders_send_each_request_of_the_schedule_once(server, tmp_path):
     progress = []
     run = run_plan(plan_for(server, senders=2), path=tmp_path / "run.jsonl.gz", on_progress=progress.append)
@@ -44,6 +45,7 @@ def test_two_senders_send_each_request_of_the_schedule_once(server, tmp_path):
     assert run.machine.endswith(" CPUs")
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_start_leaves_no_file(server, tmp_path):
     with pytest.raises(BadInput, match="invalid arrivals 'never:1'"):
         run_plan(plan_for(server, arrivals="never:1"), path=tmp_path / "run.jsonl.gz")

@@ -191,12 +191,8 @@ def test_overload_violates_the_slo_even_if_the_trial_is_too_short_to_exceed_it()
     assert not Trial(120, 40, 0, 10_000, 100, steady=False).meets(P99)
     assert Trial(120, 40, 0, 10_000, 100, steady=True).meets(P99)
     assert Trial(120, 40, 0, 10_000, 119, steady=False).meets(P99)
+    assert not Trial(120, 40, 0.001, 10_000, 120).meets(P99), "no request may fail"
     assert Trial(120, 40, 0, 30, 100, steady=False).meets(P99)  # of 30 requests, five may be missing by chance
-
-
-def test_errors_violate_the_slo():
-    found = search(lambda rate: Trial(rate, 10, 0.5 if rate > 100 else 0.0, 10_000, rate), P99, start_rate=20)
-    assert found.rate <= 100 < found.violated_at
 
 
 def test_the_number_of_trials_is_limited():
@@ -204,14 +200,6 @@ def test_the_number_of_trials_is_limited():
     assert (len(found.trials), found.rate, found.violated_at) == (7, 200, 400)
     assert found.end_reason == "the search ended after 7 trials; use longer trials to reduce the noise"
     assert found.confidence.endswith("there were no confirmation trials")
-
-
-def test_trials_that_pass_by_chance_give_no_confirmed_result():
-    """Two of five trials pass at any rate: majorities occur, but four of five confirmation trials rarely pass."""
-    turns = itertools.cycle("++---")
-    found = search(lambda rate: Trial(rate, 10 if next(turns) == "+" else 99, 0, 10_000, rate), P99, start_rate=100)
-    assert len(found.trials) <= 80
-    assert found.rate == 0 or "no confirmation trials" in found.confidence
 
 
 def test_short_and_unsteady_trials_are_reported():
