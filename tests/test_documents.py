@@ -24,7 +24,7 @@ DOCUMENTS = {path.relative_to(ROOT): path.read_text() for name in NAMES for path
 BLOCKS = [block for text in DOCUMENTS.values() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
 INDENTED = re.findall(r"^    ((?:make|\S*alexnet-\w+) .*)", "\n".join(DOCUMENTS.values()), re.MULTILINE)
 IN_BLOCKS = [line for block in BLOCKS if "curl" not in block for line in block.splitlines() if line]
-"""Without the blocks for HTTP, which tests/e2e/test_http.py runs."""
+"""Without the blocks for HTTP, which tests/e2e/test_readme.py runs."""
 COMMANDS = sorted({*IN_BLOCKS, *INDENTED})
 APPS = {"alexnet-client": client, "alexnet-export": export, "alexnet-load": load, "alexnet-server": server}
 PROGRAMS = {"cd", "docker", "docker-compose", "haproxy", "kubectl", "kustomize"}

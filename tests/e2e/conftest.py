@@ -22,17 +22,6 @@ import psutil
 import pytest
 from servers import CHEAP_GRAPH, publish_graph
 
-HERE = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this directory, and start the longest first."""
-    for item in items:
-        if item.path.parent == HERE:
-            item.add_marker("e2e")
-    items.sort(key=lambda item: (item.get_closest_marker("full_size") is None, item.get_closest_marker("e2e") is None))
-
 
 @dataclass
 class Launched:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 from servers import CHEAP_GRAPH, publish_graph, run_command
+from waiting import wait_until
 
 from alexnet_client.errors import BadInput
 from alexnet_load import tune
@@ -27,20 +28,21 @@ FAULTY_GREY = 77
 
 def test_latency_from_the_planned_send_times_shows_a_stall_that_the_service_time_hides(cheap_server):
     """Triton is stopped during a quarter of the run. At most two requests are in flight, the others wait in the client."""
-    with cheap_server() as server:
+    with cheap_server("--probe-interval", 0) as server:
         triton = server.triton()
 
         def stall():
+            wait_until(lambda: server.metric("nv_inference_request_success", "alexnet") > 100, "the load runs")
             triton.suspend()
             time.sleep(STALL_S)
             triton.resume()
 
-        timer = threading.Timer(2.5, stall)
-        timer.start()
+        stalling = threading.Thread(target=stall)
+        stalling.start()
         batching = {"min_in_flight": 2, "max_in_flight": 2}
         plan = Plan(server.target, arrivals="constant:100", duration_s=6.0, warm_up_s=0.5, batching=batching)
         summary = summarize(run_plan(plan))
-        timer.join()
+        stalling.join()
     assert summary.errors == {}
     response_ms, service_ms = (percentile_ms(each, 99) for each in (summary.response, summary.service))
     assert response_ms > 750 * STALL_S

@@ -59,7 +59,7 @@ async def test_a_client_with_a_certificate_from_our_ca_is_served(secured, ours, 
 
 @pytest.mark.parametrize(
     ("roots", "certificate", "reason"),
-    [("none", "", ""), ("ours", "", ""), ("ours", "others", ""), ("others", "ours", "certificate")],
+    [("", "", None), ("ours", "", None), ("ours", "others", None), ("others", "ours", "certificate")],
     ids=["no TLS", "no client certificate", "client certificate from another CA", "server certificate from another CA"],
 )
 async def test_clients_and_servers_without_a_certificate_from_the_ca_of_the_other_side_are_rejected(
@@ -69,7 +69,7 @@ async def test_clients_and_servers_without_a_certificate_from_the_ca_of_the_othe
     if certificate:
         directory = authorities[certificate].directory_of("client.test")
         files = directory / "tls.key", directory / "tls.crt"
-    tls = None if roots == "none" else Tls(authorities[roots].file("ca.crt"), *files, server_name="triton.test")
+    tls = Tls(authorities[roots].file("ca.crt"), *files, server_name="triton.test") if roots else None
     with pytest.raises(Unavailable, match=reason):
         await infer(secured, tls)
 
