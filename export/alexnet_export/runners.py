@@ -20,12 +20,12 @@ from alexnet_client import Client
 from alexnet_client.cpus import usable_cpus
 from alexnet_client.errors import BadInput
 from alexnet_export.checkpoint import Checkpoint
+from alexnet_export.data import Pixels
 from alexnet_export.errors import GateFailed
 from alexnet_export.gates import softmax
 from alexnet_export.model import ServedModel
 from alexnet_export.to_onnx import INPUT, MAX_BATCH_SIZE, OUTPUTS
 
-Pixels = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
 Runner = Callable[[Pixels], tuple[Array, Array]]
 """uint8 [N, 224, 224, 3] in; logits and probabilities, float32 [N, classes], out."""

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from alexnet_client.errors import BadInput
 from alexnet_client.manifest import find_mismatch
 from alexnet_export.checkpoint import Checkpoint
-from alexnet_export.data import DataSet
+from alexnet_export.data import DataSet, Pixels
 from alexnet_export.gates import check_loss, check_parity, compare
 from alexnet_export.image_sets import MAXIMUM_IMAGES, MINIMUM_IMAGES, gate_images
 from alexnet_export.releases import MODEL, releases
-from alexnet_export.runners import Pixels, answers, onnx_runner, served_runner, torch_runner
+from alexnet_export.runners import answers, onnx_runner, served_runner, torch_runner
 from alexnet_export.variants import Variant
 
 

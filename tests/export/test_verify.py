@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_client.errors import BadInput
 from alexnet_export.errors import GateFailed
-from alexnet_export.gates import check_parity, compare
+from alexnet_export.gates import check_parity, compare, softmax
 from alexnet_export.image_sets import gate_images
 from alexnet_export.model import IMAGENET
 from alexnet_export.runners import answers, onnx_runner, open_session, torch_runner
@@ -24,10 +24,6 @@ def images(few_digits, checkpoint):
 @pytest.fixture(scope="module")
 def reference(checkpoint, images):
     return answers(torch_runner(checkpoint), images.pixels)
-
-
-def softmax(logits):
-    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
 
 def test_batches_of_1_2_7_and_64_come_first_and_every_image_is_sent_once():

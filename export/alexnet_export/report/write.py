@@ -28,6 +28,7 @@ from alexnet_export.report.layers import DeadUnits, Layer, describe_layers, run_
 SMALL_MATRIX = 20
 """Largest number of classes for a confusion matrix; with more, the page lists the most frequent confusions."""
 THUMBNAIL = 96
+RELEASE_KEYS = ("precision", "created", "git_revision", "variants", "quantization", "machine", "tools")
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,20 @@ def _data(found: _Measured, checkpoint: Checkpoint, dataset: DataSet, release: R
         "dead_units": [asdict(each) for each in found.dead],
         "evaluation": asdict(found.evaluation) if found.evaluation else None,
         "invariance": [asdict(curve) for curve in found.curves],
-        "release": {"version": release.version, **_release_data(release.manifest)} if release else None,
+        "release": {"version": release.version, **{key: release.manifest.get(key) for key in RELEASE_KEYS}}
+        if release
+        else None,
     }
 
 
 def _render(found: _Measured, data: dict[str, Any], training: str | None) -> str:
     evaluation, labels = found.evaluation, tuple(data["labels"])
+    pixels, mistakes = found.images.pixels[found.known], evaluation.mistakes if evaluation else []
     pictured = {
         "filters": pictures.filters(found.filters),
         "invariance": [Markup(pictures.invariance(curve)) for curve in found.curves],  # noqa: S704  our own SVG
         "reliability": Markup(pictures.reliability(evaluation)) if evaluation else None,  # noqa: S704
-        "mistakes": _thumbnails(evaluation, found.images, found.known) if evaluation else [],
+        "mistakes": [pictures.png(pixels[mistake.index], side=THUMBNAIL) for mistake in mistakes],
     }
     return (
         _environment()
@@ -155,16 +159,6 @@ def _render(found: _Measured, data: dict[str, Any], training: str | None) -> str
             matrix=evaluation is not None and len(labels) <= SMALL_MATRIX,
         )
     )
-
-
-def _release_data(manifest: dict[str, Any]) -> dict[str, Any]:
-    kept = ("precision", "created", "git_revision", "variants", "quantization", "machine", "tools")
-    return {key: manifest.get(key) for key in kept}
-
-
-def _thumbnails(evaluation: Evaluation, images: Images, known: npt.NDArray[np.bool_]) -> list[str]:
-    pixels = images.pixels[known]
-    return [pictures.png(pixels[mistake.index], side=THUMBNAIL) for mistake in evaluation.mistakes]
 
 
 def _environment() -> Environment:
