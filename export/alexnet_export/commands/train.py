@@ -42,7 +42,10 @@ def train(
     labels: Labels = None,
     resume: Annotated[bool, typer.Option(help="continue an interrupted run, if there is one")] = False,
 ) -> None:
-    """Train a network, keep the weights with the best validation accuracy, and test them. With --weights, fine-tune them."""
+    """Train a network, keep the weights with the best validation accuracy, and test them.
+
+    With --weights, the training starts from these weights.
+    """
     with reported():
         from alexnet_export.data import open_dataset
         from alexnet_export.digits import EVALUATION_VARIANTS
