@@ -100,14 +100,16 @@ def test_a_card_with_another_number_of_classes_is_rejected(saved):
         checkpoints.load(saved)
 
 
-def test_a_pickle_with_code_is_rejected_and_not_executed(tmp_path):
+def test_a_file_without_a_state_dict_is_rejected_and_code_in_it_is_not_executed(tmp_path):
     class Bomb:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
 
     (tmp_path / "bomb.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
-    with pytest.raises(BadInput, match="not a PyTorch state dict"):
-        checkpoints.read_state_dict(tmp_path / "bomb.pt")
+    torch.save([1, 2, 3], tmp_path / "list.pt")
+    for name, message in (("bomb.pt", "not a PyTorch state dict"), ("list.pt", "contains no state dict")):
+        with pytest.raises(BadInput, match=message):
+            checkpoints.read_state_dict(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
 
@@ -117,9 +119,3 @@ def test_any_other_file_is_rejected_without_unsafe_advice(tmp_path, content):
     with pytest.raises(BadInput, match="not a PyTorch state dict") as rejected:
         checkpoints.read_state_dict(tmp_path / "other.pth")
     assert "weights_only" not in str(rejected.value)
-
-
-def test_a_file_without_a_state_dict_is_rejected(tmp_path):
-    torch.save([1, 2, 3], tmp_path / "list.pt")
-    with pytest.raises(BadInput, match="contains no state dict"):
-        checkpoints.read_state_dict(tmp_path / "list.pt")

@@ -146,13 +146,6 @@ def test_a_folder_with_another_layout_is_rejected(folder, change, message):
         open_dataset("folder", directory=folder)
 
 
-def test_an_unknown_kind_and_a_folder_without_a_directory_are_rejected():
-    with pytest.raises(BadInput, match="choose digits or folder"):
-        open_dataset("mnist")
-    with pytest.raises(BadInput, match="requires --data-dir"):
-        open_dataset("folder")
-
-
 def test_the_resize_differs_from_torchs_antialiased_bilinear_by_at_most_one_level():
     source = Image.open("tests/golden/photo.jpg").convert("RGB")
     ours = np.asarray(images.resize_short_side(source), np.float32)

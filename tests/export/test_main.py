@@ -114,6 +114,7 @@ def test_a_failed_gate_publishes_nothing_and_exits_with_1(saved, tmp_path, monke
         ("check --target 23.01", "--target 23.01: unknown; choose"),
         ("prune --repository {tmp} --keep 0", "--keep must be positive, got 0"),
         ("samples -o {tmp}/s --data imagenet", "choose digits or folder"),
+        ("samples -o {tmp}/s --data folder", "--data folder requires --data-dir"),
         ("samples -o /etc/hostname", "contains files that are not sample images"),
     ],
 )

@@ -59,9 +59,6 @@ def test_a_file_with_another_number_of_classes_needs_labels(published, tmp_path)
     with pytest.raises(BadInput, match=r"classifier\.6\.weight has shape \[7, \d+\].*set others with --labels FILE"):
         import_state_dict(tmp_path / "seven.pth")
     assert import_state_dict(tmp_path / "seven.pth", list("abcdefg")).labels == tuple("abcdefg")
-
-
-def test_the_error_for_another_network_names_the_first_key(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(BadInput, match=r"features\.0\.weight is missing$"):
         import_state_dict(tmp_path / "resnet.pth")
