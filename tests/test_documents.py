@@ -1,4 +1,4 @@
-"""The documents: their commands exist and have the options that they are given, their links and the named files exist."""
+"""The commands of the documents and of the compose file are valid; the links and the named files exist."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ BLOCKS = [block for text in DOCUMENTS.values() for block in re.findall(r"```sh\n
 INDENTED = re.findall(r"^    ((?:make|\S*alexnet-\w+) .*)", "\n".join(DOCUMENTS.values()), re.MULTILINE)
 IN_BLOCKS = [line for block in BLOCKS if "curl" not in block for line in block.splitlines() if line]
 """Without the blocks for HTTP, which tests/e2e/test_readme.py runs."""
-COMMANDS = sorted({*IN_BLOCKS, *INDENTED})
 APPS = {"alexnet-client": client, "alexnet-export": export, "alexnet-load": load, "alexnet-server": server}
 PROGRAMS = {"cd", "docker", "docker-compose", "haproxy", "kubectl", "kustomize"}
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose/compose.yml").read_text())["services"]
+IN_COMPOSE = [shlex.join(service["command"]) for service in COMPOSE.values() if service.get("command", [""])[0] in APPS]
+COMMANDS = sorted({*IN_BLOCKS, *INDENTED, *IN_COMPOSE})
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -37,6 +37,7 @@ MetricsPort = Annotated[
         help="port on which the first sender serves its metrics for Prometheus; the others use the next ports; 0: none",
     ),
 ]
+MetricsAddress = Annotated[str, typer.Option(help="address of the client metrics, which have no authentication")]
 Tls = Annotated[str, typer.Option(help="directory with ca.crt, tls.crt and tls.key for mutual TLS")]
 TlsName = Annotated[str, typer.Option(help="host name in the server certificate, if it differs from the address")]
 Metrics = Annotated[
@@ -85,6 +86,7 @@ def _shared_options(
     max_batch: MaxBatch = None,
     no_batching: NoBatching = False,
     metrics_port: MetricsPort = 0,
+    metrics_address: MetricsAddress = "127.0.0.1",
     tls: Tls = "",
     tls_name: TlsName = "",
 ) -> None:

@@ -34,6 +34,7 @@ class Plan:
         seed: seed of the arrival times, request sizes and generated images.
         batching: fields of ``alexnet_client.BatchOptions`` that differ from the defaults.
         metrics_port: port of the first sender's client metrics; the other senders use the following ports; 0 for none.
+        metrics_address: address on which the client metrics are served.
         tls: directory with ca.crt, tls.crt and tls.key for mutual TLS; empty for none.
         tls_name: host name in the server certificate if it differs from the address.
     """
@@ -50,6 +51,7 @@ class Plan:
     seed: int = 0
     batching: dict[str, Any] = field(default_factory=dict)
     metrics_port: int = 0
+    metrics_address: str = "127.0.0.1"
     tls: str = ""
     tls_name: str = ""
 

@@ -62,7 +62,8 @@ class Sender:
         """
         plan = self._plan
         if plan.metrics_port:
-            self._metrics_server = serve_metrics(plan.metrics_port + self._number, registry=self._registry)
+            port = plan.metrics_port + self._number
+            self._metrics_server = serve_metrics(port, address=plan.metrics_address, registry=self._registry)
         arrivals = parse_arrivals(plan.arrivals)
         signature = await self._client.signature()
         if isinstance(arrivals, ClosedLoop):
