@@ -13,6 +13,8 @@ from alexnet_export.image_sets import Images
 from alexnet_export.quantize import CPU_WITHOUT_VNNI as CPU  # exact on every processor
 from alexnet_export.runners import operators_that_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(exported):

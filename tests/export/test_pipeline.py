@@ -56,6 +56,7 @@ def test_every_step_is_reported_and_the_manifest_describes_all_variants_and_gate
     check_file(done.release.directory / "model.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("int8_fails")
 def test_auto_publishes_the_fastest_variant_that_passed_and_int8_nothing(quickly, checkpoint, tiny_digits, tmp_path):
     with pytest.raises(GateFailed, match=r"int8: accuracy: top-1 \+2\.00 points"):
@@ -67,6 +68,7 @@ def test_auto_publishes_the_fastest_variant_that_passed_and_int8_nothing(quickly
     assert gates == {"fp32": "passed", "int8": "accuracy: top-1 +2.00 points"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("int8_fails")
 def test_an_fp32_file_that_differs_from_pytorch_stops_the_export(
     quickly, checkpoint, tiny_digits, tmp_path, monkeypatch
