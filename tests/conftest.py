@@ -28,6 +28,7 @@ from alexnet_export.variants import Variant
 END_TO_END = Path(__file__).parent / "e2e"
 _skipped: list[str] = []
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is first used
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # as alexnet-server sets it: its children call nothing of gRPC
 torch.set_num_threads(1)  # the networks are small, and other test processes use the other CPUs
 keep_freed_memory()  # tests create many models; allocating new pages for each takes half of the time of an export
 

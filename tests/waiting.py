@@ -20,7 +20,9 @@ def wait_until(condition: Callable[[], Any], what: str, *, timeout_s: float = PA
     return value
 
 
-async def until(condition: Callable[[], Any], what: str, *, timeout_s: float = PATIENCE_S, every_s: float = 0.01) -> Any:
+async def until(
+    condition: Callable[[], Any], what: str, *, timeout_s: float = PATIENCE_S, every_s: float = 0.01
+) -> Any:
     """``wait_until`` for a running event loop; ``condition`` may be a coroutine function."""
     end_s = time.monotonic() + timeout_s
     while True:
