@@ -52,6 +52,7 @@ def test_promtool_accepts_configuration_and_rules():
     [*CAUSES, *BURN_RATES],
     ids=lambda each: f"{each.alert}-{each.labels.get('window', each.labels['severity'])}",
 )
+@pytest.mark.slow  # together ten seconds of promtool
 def test_an_alert_fires_exactly_at_its_threshold(scenario, tmp_path):
     assert scenario.problems(GROUPS, tmp_path) == ""
 
