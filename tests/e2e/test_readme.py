@@ -86,3 +86,4 @@ async def test_the_documented_curl_commands_get_the_same_results_as_grpc(cheap_s
         assert np.allclose(results(pixels)["logits"], of_grey.logits[0], atol=1e-4)
         (tmp_path / "photo.jpg").write_bytes(b"no image")
         assert "not a JPEG, PNG or WebP image" in respond(encoded)["error"]
+        assert respond(encoded.replace("curl -s", "curl -s -o reply.json -w '%{http_code}'")) == 400
