@@ -109,27 +109,20 @@ class ServedModel:
     async def _send(self, parts: Sequence[codec.Array], deadline: Deadline) -> BatchResult:
         signature = await self.signature(deadline)
         images = sum(len(part) for part in parts)
+        encode = partial(codec.encode_batch, self._name, signature.input_name, parts, OUTPUTS, version=self._version)
+        payload = codec.PayloadCache(encode)
 
         async def attempt(transport: Transport, until: Deadline) -> BatchResult:
             began_s = time.perf_counter()
             left_us = max(1, int(1e6 * until.remaining_s("waiting to send")))
-            encode = partial(
-                codec.encode_batch,
-                self._name,
-                signature.input_name,
-                parts,
-                OUTPUTS,
-                version=self._version,
-                timeout_us=left_us,
-            )
             lease = await transport.lease(parts, until) if isinstance(transport, SharedMemoryTransport) else None
-            request = encode() if lease is None else encode(region=lease.region.name)
+            request = payload.get(left_us) if lease is None else encode(timeout_us=left_us, region=lease.region.name)
             encoded_s = time.perf_counter()
             metadata = () if self._tracing is None else self._tracing.attempt(transport.target)
             if lease is None:
                 response = await transport.infer(request, until, metadata)
             else:
-                response = await lease.infer(request, until, metadata, encode_payload=encode)
+                response = await lease.infer(request, until, metadata, encode_payload=partial(payload.get, left_us))
             served_s = time.perf_counter()
             result = read_result(response, signature, images, transport.target)
             self._replica_of_version[result.model_version] = transport.target

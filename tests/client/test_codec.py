@@ -105,3 +105,20 @@ def test_the_bytes_of_a_batch_are_those_of_the_message(array):
 def test_a_batch_may_be_large_or_contain_files():
     check_batch(np.arange(300_000, dtype=np.float32).reshape(3, -1))
     check_batch(np.array([[b"one"], [b"two"]], object))
+
+
+@pytest.mark.parametrize(
+    ("next_us", "encoded_us"), [(1000, [1000]), (910, [1000]), (900, [1000, 900]), (1001, [1000, 1001])]
+)
+def test_a_request_is_encoded_again_only_if_its_timeout_exceeds_the_time_left_by_more_than_a_tenth(next_us, encoded_us):
+    calls_us = []
+
+    def encode(*, timeout_us):
+        calls_us.append(timeout_us)
+        return b"%d" % timeout_us
+
+    payload = codec.PayloadCache(encode)
+    assert payload.get(1000) == b"1000"
+    for _ in range(2):
+        assert payload.get(next_us) == b"%d" % encoded_us[-1]
+    assert calls_us == encoded_us
