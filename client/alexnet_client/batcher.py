@@ -97,7 +97,7 @@ class Batcher:
         self._queue.append(call)
         self.wake()
         try:
-            async with asyncio.timeout(max(0.0, deadline.at - time.monotonic())):
+            async with asyncio.timeout_at(deadline.at):
                 return await call.result
         except TimeoutError:
             raise DeadlineExceeded(f"no response within {deadline.timeout_s:g} s") from None
@@ -188,6 +188,7 @@ class Batcher:
         try:
             result = await self._send_batch(batch)
         except ClientError as error:
+            _drop_tracebacks(error)
             if len(batch) == 1 or not isinstance(error, BadInput) or isinstance(error, RequestRejected):
                 set_error(batch, error)
                 return
@@ -214,3 +215,10 @@ class Batcher:
             raise ServerFault(f"the response contains {len(result.logits)} rows for {images} images")
         self._latency_s += LATENCY_WEIGHT * (time.monotonic() - began_s - self._latency_s)
         return result
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """Callers and replicas keep errors, and tracebacks would keep the images and the encoded request of the batch."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

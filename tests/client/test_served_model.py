@@ -1,11 +1,15 @@
-"""The attempts of a batch are encoded once."""
+"""The attempts of a batch: encoded once, and not kept after the call."""
 
 from __future__ import annotations
 
+import gc
+import sys
+
+import grpc
 import numpy as np
 import pytest
 
-from alexnet_client import Client, RetryOptions, codec
+from alexnet_client import Client, RetryOptions, ServerFault, codec
 from alexnet_client.events import Hedged
 from alexnet_client.fake import FakeServer, Step
 from alexnet_client.fake.server import QUEUE_FULL
@@ -79,3 +83,14 @@ async def test_a_hedged_batch_is_encoded_once(server, other_server, image, encod
     assert hedges
     assert (len(encoded), len(attempts)) == (2, 2 + hedges)
     assert set(ids(attempts)) == set(ids(encoded))
+
+
+async def test_the_error_of_a_batch_does_not_keep_its_request(server, image, encoded):
+    server.fail = (grpc.StatusCode.INTERNAL, "broken")
+    async with Client(server.target) as client:
+        with pytest.raises(ServerFault, match="broken") as error:
+            await infer(client, image)
+        gc.collect()
+        references = sys.getrefcount(encoded[0])
+        assert isinstance(error.value.__cause__, ServerFault)
+        assert references == 2, "the list and the argument"
