@@ -52,9 +52,8 @@ NEWEST := $(shell ls -d $(REPOSITORY)/alexnet/[0-9]* 2>/dev/null | sort -V | tai
 RELEASE := $(or $(NEWEST),$(REPOSITORY)/alexnet/1)/manifest.json
 EXPORT := export/alexnet_export
 TRAINING_CODE := $(addprefix $(EXPORT)/,checkpoint.py data.py digits.py folder.py model.py options.py train.py)
-EXPORT_CODE := $(addprefix $(EXPORT)/,calibrate.py gates.py graph.py image_sets.py int8.py model.py pipeline.py \
-	publish.py quantize.py releases.py rewrites.py runners.py to_fp16.py to_onnx.py to_tensorrt.py \
-	triton_config.py variants.py)
+EXPORT_CODE := $(addprefix $(EXPORT)/,gates.py graph.py image_sets.py model.py pipeline.py publish.py quantize.py \
+	releases.py rewrites.py runners.py to_fp16.py to_onnx.py to_tensorrt.py triton_config.py variants.py)
 SOURCE := $(if $(WEIGHTS),--weights $(WEIGHTS),--checkpoint $(dir $(CHECKPOINT)))
 
 .DEFAULT_GOAL := help
@@ -85,7 +84,7 @@ $(STAMP): constraints.txt tests/requirements.txt export/pyproject.toml client/py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/installed-*
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement tests/requirements.txt \
-		--editable "client[load]" --editable "export[$(ACCELERATOR)]" --editable "deploy[$(ACCELERATOR)]"
+		--editable "client[load]" --editable "export[$(ACCELERATOR)]" --editable "deploy[triton,$(ACCELERATOR)]"
 	@touch $@
 
 demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images and run a short load test
@@ -99,7 +98,7 @@ train: $(CHECKPOINT) ## train, or resume an interrupted training (TRAIN_OPTIONS=
 $(CHECKPOINT): $(TRAINING_CODE) $(DATA_FILES) $(if $(TRAIN_OPTIONS),force) | $(STAMP)
 	@$(BIN)/alexnet-export train --output $(@D) $(DATA_OPTIONS) --resume $(TRAIN_OPTIONS)
 
-export: $(RELEASE) ## create and validate variants, publish the fastest as the next version (PRECISION=int8|fp32|fp16)
+export: $(RELEASE) ## create and validate variants, publish the fastest as the next version (PRECISION=int8|bf16|fp32|fp16)
 	@echo "Newest release: $$(ls -d $(REPOSITORY)/alexnet/[0-9]* | sort -V | tail -n 1)"
 
 $(RELEASE): $(if $(WEIGHTS),,$(CHECKPOINT)) $(EXPORT_CODE) $(if $(filter file,$(origin PRECISION)),,force) | $(STAMP)
@@ -177,7 +176,7 @@ lint: $(STAMP) ## check style and types
 
 lock: ## select the newest versions and write constraints.txt
 	rm -rf $(BUILD)/lock && $(PYTHON) -m venv $(BUILD)/lock
-	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./export[cpu]" "./deploy[cpu]"
+	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./export[cpu]" "./deploy[triton,cpu]"
 	{ sed -n '/^#/p' constraints.txt; $(BUILD)/lock/bin/pip freeze --exclude alexnet-client --exclude alexnet-export \
 		--exclude alexnet-server | sed 's/+cpu$$//'; echo "$$($(BIN)/pip freeze | grep onnxruntime-gpu || grep onnxruntime-gpu constraints.txt)"; } > $(BUILD)/constraints.txt
 	mv $(BUILD)/constraints.txt constraints.txt

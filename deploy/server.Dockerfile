@@ -16,10 +16,9 @@ COPY client /build/client
 COPY deploy/pyproject.toml deploy/README.md /build/deploy/
 COPY deploy/alexnet_server /build/deploy/alexnet_server
 # Triton's Python backend embeds the system's Python, so everything is installed there. --ignore-installed: pip cannot uninstall
-# Debian's packages. --no-deps: without nvidia-pytriton, because the image contains its own Triton.
+# Debian's packages.
 RUN python3 -m pip install --no-cache-dir --break-system-packages --ignore-installed --constraint /build/constraints.txt \
-        "/build/client[tls]" jinja2 numpy psutil pyyaml && \
-    python3 -m pip install --no-cache-dir --break-system-packages --no-deps /build/deploy && \
+        "/build/client[tls]" /build/deploy && \
     mkdir -p /opt/tritonserver/backends/image_decoder /models /var/cache/alexnet-serving/tensorrt && \
     chown -R 1000:1000 /var/cache/alexnet-serving && \
     echo "from alexnet_server.decoder.model import TritonPythonModel" > /opt/tritonserver/backends/image_decoder/model.py && \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ def read_manifest(version: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def validated_engines(manifest: Mapping[str, Any]) -> list[str]:
+    """Engines with which the file of a release passed its gate, such as "openvino f32".
+
+    Releases that record no engine were validated with ONNX Runtime's CPU kernels.
+    """
+    precision = manifest.get("precision")
+    rows = [row for row in manifest.get("variants", []) if row.get("name") == precision and row.get("gate") == "passed"]
+    return [str(row.get("engine", "onnxruntime")) for row in rows]
 
 
 def find_mismatch(version: Path) -> str:

@@ -42,9 +42,15 @@ def describe_cpu() -> dict[str, object]:
 
 
 def git_revision() -> str:
-    """Commit of the source tree this package runs from, with ``-dirty`` if it was changed; else "unknown"."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Commit of the source tree this package runs from, with ``-dirty`` if it was changed; else "unknown".
+
+    A changed model repository does not count: an export may select another engine in its configurations.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        describe = [*git, "describe", "--always", "--abbrev=12"]
+        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+        changes = [*git, "diff", "--quiet", "HEAD", "--", ":/", ":(exclude,top)model_repository"]
+        return commit + ("-dirty" if subprocess.run(changes, check=False).returncode else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

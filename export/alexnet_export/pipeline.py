@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,17 @@ import onnx
 import onnx_ir
 import onnxruntime
 import torch
+from onnx_ir import from_proto
 
 from alexnet_client.cpus import has_int8_instructions
 from alexnet_client.errors import BadInput
 from alexnet_client.files import cache_directory
-from alexnet_export import int8, quantize, rewrites
+from alexnet_client.golden import GOLDEN, IMAGES, Golden
 from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet
 from alexnet_export.errors import GateFailed
 from alexnet_export.gates import BUDGET_POINTS, PARITY_TOLERANCE
-from alexnet_export.graph import copy, read_model, write_model
+from alexnet_export.graph import read_model, write_model
 from alexnet_export.image_sets import (
     MAXIMUM_IMAGES,
     MINIMUM_IMAGES,
@@ -34,19 +37,16 @@ from alexnet_export.image_sets import (
 )
 from alexnet_export.machine import describe_cpu, git_revision
 from alexnet_export.publish import check_publishable, publish
+from alexnet_export.quantize import Quantized, quantize
 from alexnet_export.releases import Release
-from alexnet_export.runners import CPU, CUDA, answers, fastest_provider, onnx_runner, torch_runner
+from alexnet_export.runners import answers, engine_settings, gpu_usable, onnx_runner, openvino_engines, torch_runner
 from alexnet_export.speed import BATCH_SIZES, REPEATS_OF_ONE, measure
 from alexnet_export.to_fp16 import to_fp16
 from alexnet_export.to_onnx import IR_VERSION, MAX_BATCH_SIZE, OPSET, export_onnx
 from alexnet_export.to_tensorrt import Engine, build_engine, tensorrt_missing
-from alexnet_export.variants import (
-    PRECISIONS,
-    Precision,
-    Variant,
-    create_variant,
-    fastest,
-)
+from alexnet_export.triton_config import CUDA, ONNXRUNTIME, OPENVINO_BF16
+from alexnet_export.variants import PRECISIONS, Precision, Variant, fastest, validate
+from alexnet_server.onnxruntime.providers import ConfigError
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ class ExportOptions:
         repeats_of_one: runs of a batch of one in each round.
         minimum_images: smallest number of images for the gates.
         maximum_images: largest number of test images for the gates.
-        sensitivity_images: images to measure the error of each quantised layer on.
     """
 
     rounds: int = 7
@@ -67,7 +66,6 @@ class ExportOptions:
     repeats_of_one: int = REPEATS_OF_ONE
     minimum_images: int = MINIMUM_IMAGES
     maximum_images: int = MAXIMUM_IMAGES
-    sensitivity_images: int = int8.SENSITIVITY_IMAGES
 
 
 DEFAULT_OPTIONS = ExportOptions()
@@ -84,13 +82,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Exported:
-    """Result of an export; ``release`` contains the file of ``winner``."""
+    """Result of an export; ``release`` contains the file of ``winner``. ``without_openvino``: why OpenVINO was not used."""
 
     release: Release
     winner: Variant
     variants: tuple[Variant, ...]
-    quantized: int8.Quantized | None
+    quantized: Quantized | None
     unreadable: tuple[str, ...]
+    without_openvino: str
 
 
 def export_release(
@@ -130,10 +129,12 @@ def export_release(
         engine = run.build_engine(winner)
         on_progress(Progress("Publishing", 0, 1))
         manifest = _manifest(run, winner, variants, engine)
-        files = {"model.onnx": winner.path, **({"model.plan": engine.path} if engine else {})}
-        release = publish(repository, files, checkpoint.labels, manifest)
+        files = {"model.onnx": winner.path, GOLDEN: run.write_golden(winner)}
+        release = publish(
+            repository, files | ({"model.plan": engine.path} if engine else {}), checkpoint.labels, manifest
+        )
         on_progress(Progress("Publishing", 1, 1))
-        return Exported(release, winner, tuple(variants), run.quantized, run.unreadable)
+        return Exported(release, winner, tuple(variants), run.quantized, run.unreadable, run.without_openvino)
 
 
 class _Run:
@@ -149,34 +150,41 @@ class _Run:
     ) -> None:
         self.checkpoint, self.dataset, self.scratch = checkpoint, dataset, scratch
         self.options, self.on_progress = options, on_progress
-        self.quantized: int8.Quantized | None = None
+        self.quantized: Quantized | None = None
         self.unreadable: tuple[str, ...] = ()
-        self.provider = fastest_provider()
-        self.scheme = quantize.CPU if has_int8_instructions() else quantize.CPU_WITHOUT_VNNI
-        if self.provider == CUDA:
-            self.scheme = quantize.TENSORRT
+        self.without_openvino = ""
+        if gpu_usable():
+            self.engines = [CUDA]
+        else:
+            self.engines = [ONNXRUNTIME]
+            try:
+                self.engines += openvino_engines()
+            except ConfigError as error:
+                self.without_openvino = str(error)
 
     def create_variants(self, precision: Precision) -> list[Variant]:
         """Export, and create and validate the variants for ``precision``; fp32 is always one of them."""
+        if precision == "bf16" and OPENVINO_BF16 not in self.engines:
+            why = self.without_openvino or "it needs a CPU with bfloat16 instructions, and no GPU"
+            raise BadInput(f"--precision bf16: not available on this machine: {why}")
         report = self._counter("Exporting to ONNX", 1)
-        exported = self._path("exported")
-        export_onnx(self.checkpoint, exported, metadata={"git_revision": git_revision()})
-        self.exported = read_model(exported)
+        export_onnx(self.checkpoint, self._path("fp32"), metadata={"git_revision": git_revision()})
         report(1)
-        self.folded = copy(self.exported)
-        for rewrite in rewrites.FLOAT:
-            rewrite(self.folded)
         minimum, maximum = self.options.minimum_images, self.options.maximum_images
         self.images = gate_images(self.dataset, self.checkpoint.labels, minimum=minimum, maximum=maximum)
         report = self._counter("Running PyTorch", len(self.images))
         self.reference = answers(torch_runner(self.checkpoint), self.images.pixels, on_images=report)
         self._add_unreadable(self.images)
-        variants = [self._create("fp32", lambda: write_model(self.folded, self._path("fp32")))]
+        on_gpu, auto = self.engines == [CUDA], precision == "auto"
+        variants = [self._validate("fp32", self.engines[0])]
+        if OPENVINO_BF16 in self.engines and (auto or precision == "bf16"):
+            variants.append(self._validate("bf16", OPENVINO_BF16, "fp32"))
         # On a GPU, fp16 is the fast variant; int8 needs TensorRT to run as integers.
-        if precision == "fp16" or (precision == "auto" and self.provider == CUDA):
-            variants.append(self._create("fp16", lambda: to_fp16(self._path("exported"), self._path("fp16"))))
-        if precision == "int8" or (precision == "auto" and self.provider == CPU):
-            variants.append(self._create("int8", self._write_int8))
+        if precision == "fp16" or (auto and on_gpu):
+            to_fp16(self._path("fp32"), self._path("fp16"))
+            variants.append(self._validate("fp16", self.engines[0]))
+        if precision == "int8" or (auto and not on_gpu):
+            variants += self._int8_variants()
         return variants
 
     def measure_speed(self, variants: list[Variant]) -> list[Variant]:
@@ -184,13 +192,13 @@ class _Run:
         report = self._counter("Measuring the variants", self.options.rounds + 1)
         passed = [each for each in variants if not each.failure]
         speeds = measure(
-            {each.name: onnx_runner(each.path, provider=self.provider) for each in passed},
+            {each.title: onnx_runner(each.path, engine=each.engine) for each in passed},
             rounds=self.options.rounds,
             batch_sizes=self.options.batch_sizes,
             repeats_of_one=self.options.repeats_of_one,
             on_round=lambda: report(1),
         )
-        return [replace(each, speed=speeds.get(each.name)) for each in variants]
+        return [replace(each, speed=speeds.get(each.title)) for each in variants]
 
     def build_engine(self, winner: Variant) -> Variant | None:
         """Build the TensorRT engine of the winner and run its gate; None without TensorRT.
@@ -201,40 +209,41 @@ class _Run:
         if tensorrt_missing():
             return None
         plan = self.scratch / "model.plan"
-        engine = create_variant(
-            winner.name if winner.name != "fp32" else "tensorrt fp32",
-            plan,
-            lambda: self._write_engine(winner.path, plan),
-            self.images,
-            self.reference,
-            runner=Engine,
-            check=lambda path: None,
-        )
-        if engine.failure:
-            raise GateFailed(f"model.plan: {engine.failure}")
-        return engine
+        build_engine(winner.path, plan, cache=cache_directory() / "tensorrt")
+        name = winner.name if winner.name != "fp32" else "tensorrt fp32"
+        built = validate(name, "tensorrt", plan, self.images, self.reference, Engine, check=lambda path: None)
+        if built.failure:
+            raise GateFailed(f"model.plan: {built.failure}")
+        return built
 
-    def _write_engine(self, source: Path, plan: Path) -> None:
-        build_engine(source, plan, cache=cache_directory() / "tensorrt")
+    def write_golden(self, winner: Variant) -> Path:
+        """The first images of the gate with the answers of the winner, which ran them in batches of 1, 2 and 7."""
+        assert winner.logits is not None
+        path = self.scratch / GOLDEN
+        Golden(self.images.pixels[:IMAGES], winner.logits[:IMAGES]).write(path)
+        return path
 
-    def _write_int8(self) -> None:
+    def _int8_variants(self) -> list[Variant]:
         calibration = calibration_images(self.dataset)
         selection = selection_images(self.dataset, self.checkpoint.labels)
         self._add_unreadable(calibration, selection)
-        report = self._counter("Choosing the quantisation", int8.steps(self.folded))
-        self.quantized = int8.choose(
-            self.folded,
-            calibration,
-            selection,
-            self.scheme,
-            sensitivity_images=self.options.sensitivity_images,
-            on_step=lambda: report(1),
-        )
-        write_model(int8.finish(self.quantized, self.scheme), self._path("int8"))
+        try:
+            self.quantized = quantize(
+                read_model(self._path("fp32")),
+                calibration,
+                selection,
+                reduce_range=not has_int8_instructions(),
+                on_images=self._counter("Quantising", len(calibration)),
+            )
+        except GateFailed as error:
+            return [Variant("int8", self.engines[0], self._path("int8"), failure=str(error))]
+        write_model(from_proto(self.quantized.model), self._path("int8"))
+        return [self._validate("int8", engine) for engine in self.engines if engine != OPENVINO_BF16]
 
-    def _create(self, name: str, write: Callable[[], None]) -> Variant:
-        report = self._counter(f"Validating {name}", len(self.images))
-        return create_variant(name, self._path(name), write, self.images, self.reference, on_images=report)
+    def _validate(self, name: str, engine: str, file: str = "") -> Variant:
+        report = self._counter(f"Validating {name}, {engine}", len(self.images))
+        runner = partial(onnx_runner, engine=engine)
+        return validate(name, engine, self._path(file or name), self.images, self.reference, runner, on_images=report)
 
     def _path(self, name: str) -> Path:
         return self.scratch / f"{name}.onnx"
@@ -256,10 +265,13 @@ class _Run:
 
 
 def _winner(variants: list[Variant], precision: Precision) -> Variant:
-    failed = next((each for each in variants if each.failure and each.name in (precision, "fp32")), None)
-    if failed is not None:  # an fp32 file that fails means that the export itself is wrong
-        raise GateFailed(f"{failed.name}: {failed.failure}")
-    return fastest(variants) if precision == "auto" else next(each for each in variants if each.name == precision)
+    fp32 = next(each for each in variants if each.name == "fp32")
+    if fp32.failure:  # the export itself is wrong
+        raise GateFailed(f"fp32: {fp32.failure}")
+    wanted = [each for each in variants if precision in ("auto", each.name)]
+    if all(each.failure for each in wanted):
+        raise GateFailed("; ".join(f"{each.title}: {each.failure}" for each in wanted))
+    return fastest(wanted)
 
 
 def _manifest(run: _Run, winner: Variant, variants: list[Variant], engine: Variant | None) -> dict[str, Any]:
@@ -268,6 +280,8 @@ def _manifest(run: _Run, winner: Variant, variants: list[Variant], engine: Varia
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_revision": git_revision(),
         "precision": winner.name,
+        "engine": winner.engine,
+        "engine_options": dict(engine_settings(winner.engine).providers[0][1]),
         "opset": OPSET,
         "ir_version": IR_VERSION,
         "max_batch_size": MAX_BATCH_SIZE,
@@ -280,8 +294,8 @@ def _manifest(run: _Run, winner: Variant, variants: list[Variant], engine: Varia
             "unreadable": len(run.unreadable),
         },
         "variants": [each.row(published=each is winner) for each in variants],
-        "engine": engine.row(published=True) if engine else None,
-        "quantization": _quantization(run) if winner.name == "int8" else None,
+        "tensorrt": engine.row(published=True) if engine else None,
+        "quantization": _quantization(run.quantized) if winner.name == "int8" and run.quantized else None,
         "machine": describe_cpu(),
         "tools": {
             "python": platform.python_version(),
@@ -289,21 +303,20 @@ def _manifest(run: _Run, winner: Variant, variants: list[Variant], engine: Varia
             "onnx": onnx.__version__,
             "onnx_ir": onnx_ir.__version__,
             "onnxruntime": onnxruntime.__version__,
+            **({"onnxruntime-ep-openvino": version("onnxruntime-ep-openvino")} if "openvino" in winner.engine else {}),
         },
     }
 
 
-def _quantization(run: _Run) -> dict[str, Any]:
-    assert run.quantized is not None
-    layers = len(run.quantized.harm)
+def _quantization(quantized: Quantized) -> dict[str, Any]:
     return {
-        "activations": "uint8" if run.scheme.unsigned else "int8, symmetric",
+        "by": f"NNCF {version('nncf')}",
+        "activations": "uint8",
         "weights": "int8, one scale per filter",
-        "reduce_range": run.scheme is quantize.CPU_WITHOUT_VNNI,
-        "method": run.quantized.trial.method,
-        "integer_layers": layers - len(run.quantized.trial.float_layers),
-        "layers": layers,
-        "float_layers": list(run.quantized.trial.float_layers),
-        "trials": [asdict(trial) for trial in run.quantized.trials],
-        "sensitivity": [asdict(each) for each in run.quantized.harm],
+        "reduce_range": quantized.reduce_range,
+        "calibration_images": quantized.calibration_images,
+        "integer_layers": quantized.layers - len(quantized.float_layers),
+        "layers": quantized.layers,
+        "float_layers": list(quantized.float_layers),
+        "rms_error": quantized.error,
     }

@@ -1,7 +1,7 @@
 """Publish, roll back and delete releases in a Triton model repository.
 
 A release is ``<repository>/<model>/<N>/`` with ``model.onnx`` and ``manifest.json``; ``config.pbtxt`` and ``labels.txt``
-belong to the model. A release is written to a hidden directory next to the versions, flushed to disk, and renamed: it
+belong to the model. The configurations select the engine of the newest release, unless they were changed. A release is written to a hidden directory next to the versions, flushed to disk, and renamed: it
 appears completely or not at all, and never changes afterwards. A rollback hides a version under another name. A
 version number is never used twice.
 """
@@ -31,7 +31,13 @@ from alexnet_export.releases import (
     releases,
     rolled_back,
 )
-from alexnet_export.triton_config import VERSION, render_configs, render_encoded_configs
+from alexnet_export.triton_config import (
+    CPU_ENGINES,
+    ONNXRUNTIME,
+    VERSION,
+    render_configs,
+    render_encoded_configs,
+)
 
 
 def check_publishable(repository: Path, labels: Sequence[str]) -> None:
@@ -69,13 +75,15 @@ def publish(
             version = highest_version(repository) + 1
             staged = Path(tempfile.mkdtemp(prefix=".publishing-", dir=directory))
             names = "".join(f"{label}\n" for label in labels)
-            rendered = {directory / "labels.txt": names, **_configs(repository, len(labels))}
+            labels_file = {directory / "labels.txt": names}
+            rendered = labels_file | _configs(repository, len(labels), str(manifest.get("engine")))
             before = {path: _text(path) for path in rendered}
             other_classes = before[directory / "labels.txt"] != names
+            unchanged = _unchanged_configs(repository, len(labels))
             try:
                 _fill(staged, files, {**manifest, "model": MODEL, "version": version, "labels": list(labels)})
                 for path, text in before.items():
-                    if text is None or other_classes:  # changes by the user are kept
+                    if text is None or other_classes or path in unchanged:  # changes by the user are kept
                         path.parent.mkdir(exist_ok=True)
                         _write_if_different(path, rendered[path])
                 for name in render_encoded_configs(MODEL, classes=len(labels)):
@@ -117,6 +125,12 @@ def roll_back(repository: Path, *, to: int | None = None) -> tuple[list[Release]
         _check_not_configured(repository, newer)
         for each in reversed(newer):  # newest first: a kill in between leaves an older version to serve
             each.directory.rename(directory / f"{ROLLED_BACK}{each.version}")
+        manifest = target.manifest
+        classes = len(manifest.get("labels", []))
+        unchanged = _unchanged_configs(repository, classes)
+        for path, text in _configs(repository, classes, str(manifest.get("engine"))).items():
+            if path in unchanged:
+                _write_if_different(path, text)
         flush(directory)
     return [Release(directory / f"{ROLLED_BACK}{each.version}") for each in newer], target
 
@@ -159,11 +173,23 @@ def _check_not_configured(repository: Path, leaving: Sequence[Release]) -> None:
         )
 
 
-def _configs(repository: Path, classes: int) -> dict[Path, str]:
-    """All configurations: of the model, and of the models that decode image files for it."""
-    own = {repository / MODEL / name: text for name, text in render_configs(MODEL, classes=classes).items()}
+def _configs(repository: Path, classes: int, engine: str) -> dict[Path, str]:
+    """All configurations: of the model with the engine of a release, and of the models that decode image files for it."""
+    on_cpu = engine if engine in CPU_ENGINES else ONNXRUNTIME
+    rendered = render_configs(MODEL, classes=classes, engine=on_cpu)
+    own = {repository / MODEL / name: text for name, text in rendered.items()}
     encoded = render_encoded_configs(MODEL, classes=classes)
     return own | {repository / name / "config.pbtxt": text for name, text in encoded.items()}
+
+
+def _unchanged_configs(repository: Path, classes: int) -> set[Path]:
+    """Configurations that were written by this project, for a release with any engine, and not changed by the user."""
+    return {
+        path
+        for engine in CPU_ENGINES
+        for path, text in _configs(repository, classes, engine).items()
+        if _text(path) == text
+    }
 
 
 def _fill(staged: Path, files: Mapping[str, Path], manifest: Mapping[str, Any]) -> None:

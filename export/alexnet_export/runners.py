@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime as ort
 import torch
+from google.protobuf.json_format import MessageToDict
 
 from alexnet_client import Client
 from alexnet_client.cpus import usable_cpus
@@ -25,12 +22,15 @@ from alexnet_export.errors import GateFailed
 from alexnet_export.gates import softmax
 from alexnet_export.model import ServedModel
 from alexnet_export.to_onnx import INPUT, MAX_BATCH_SIZE, OUTPUTS
+from alexnet_export.triton_config import CUDA, ONNXRUNTIME, OPENVINO_BF16, OPENVINO_F32, engine_config
+from alexnet_server.onnxruntime.providers import ConfigError
+from alexnet_server.onnxruntime.session import make_session, openvino_device, supports_bf16
+from alexnet_server.onnxruntime.settings import Settings, read_settings
 
 Array = npt.NDArray[np.float32]
 Runner = Callable[[Pixels], tuple[Array, Array]]
 """uint8 [N, 224, 224, 3] in; logits and probabilities, float32 [N, classes], out."""
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FIRST_BATCHES = (1, 2, 7, MAX_BATCH_SIZE)
 
 
@@ -69,32 +69,25 @@ def _batches(pixels: Pixels) -> Iterator[Pixels]:
         yield pixels[begin : begin + MAX_BATCH_SIZE]
 
 
-def open_session(model: Path | bytes, *, optimized: Path | None = None, provider: str = CPU) -> Any:
-    """Create an ONNX Runtime session that uses all CPUs of this process.
+def engine_settings(engine: str) -> Settings:
+    """The settings of a session that Triton's configuration for this engine contains: what is validated is what serves."""
+    config = MessageToDict(engine_config(engine), preserving_proto_field_name=True)
+    kind = "GPU" if engine == CUDA else "CPU"
+    available = ort.get_available_providers()
+    return read_settings(config, kind=kind, device_id=0, available=available, cpus=usable_cpus())
 
-    Args:
-        model: the file, or its content.
-        optimized: path to write the optimised graph to.
-        provider: ``CPU`` or ``CUDA``.
+
+def onnx_runner(model: Path | bytes, *, engine: str = ONNXRUNTIME) -> Runner:
+    """Runner of an ONNX file, or of its content.
 
     Raises:
-        BadInput: ONNX Runtime cannot load the model.
+        BadInput: the engine is not available, or cannot load the model.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = usable_cpus()
-    options.log_severity_level = 3  # its warnings are about shapes that it infers itself afterwards
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
+    ort.set_default_logger_severity(3)  # warnings are about shapes that ONNX Runtime infers itself afterwards
     try:
-        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base
-        where = "the graph" if isinstance(model, bytes) else str(model)
-        raise BadInput(f"{where}: ONNX Runtime {ort.__version__} cannot load it ({error})") from error
-
-
-def onnx_runner(model: Path | bytes, *, provider: str = CPU) -> Runner:
-    """Runner of an ONNX file, or of its content."""
-    session = open_session(model, provider=provider)
+        session = make_session(model, engine_settings(engine))
+    except ConfigError as error:
+        raise BadInput(str(error)) from error
 
     def run(pixels: Pixels) -> tuple[Array, Array]:
         logits, probabilities = session.run(list(OUTPUTS), {INPUT: pixels})
@@ -103,9 +96,18 @@ def onnx_runner(model: Path | bytes, *, provider: str = CPU) -> Runner:
     return run
 
 
-def fastest_provider() -> str:
-    """CUDA if this machine has a GPU and ONNX Runtime supports it, else the CPU."""
-    return CUDA if torch.cuda.is_available() and CUDA in ort.get_available_providers() else CPU
+def openvino_engines() -> list[str]:
+    """OpenVINO's engines on this CPU.
+
+    Raises:
+        ConfigError: OpenVINO's plug-in is missing or does not support this CPU.
+    """
+    return [OPENVINO_F32, *([OPENVINO_BF16] if supports_bf16(openvino_device()) else [])]
+
+
+def gpu_usable() -> bool:
+    """Whether this machine has a GPU that ONNX Runtime supports."""
+    return torch.cuda.is_available() and "CUDAExecutionProvider" in ort.get_available_providers()
 
 
 def torch_runner(checkpoint: Checkpoint) -> Runner:
@@ -143,11 +145,3 @@ def served_runner(target: str, model: str) -> Iterator[tuple[Runner, set[str]]]:
             yield run, versions
         finally:
             loop.run(client.close())
-
-
-def operators_that_run(model: Path | bytes) -> Counter[str]:
-    """Operators of the graph after all optimisations of ONNX Runtime on this machine."""
-    with TemporaryDirectory(prefix="alexnet-export-") as scratch:
-        optimized = Path(scratch) / "optimized.onnx"
-        open_session(model, optimized=optimized)
-        return Counter(node.op_type for node in onnx.load(optimized).graph.node)

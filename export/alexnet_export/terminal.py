@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +27,7 @@ def complain(text: str) -> None:
 
 
 def progress_bars() -> Progress:
-    """Progress bars for the steps of a run; disabled if the output is not a terminal."""
+    """Progress bars for the steps of a run, on stderr; disabled if that is not a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -35,7 +36,8 @@ def progress_bars() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    errors = Console(stderr=True)
+    return Progress(*columns, console=errors, redirect_stdout=False, disable=not errors.is_terminal)
 
 
 def show_training(dataset: DataSet, options: TrainOptions, output: Path, **how: Any) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def show_training(dataset: DataSet, options: TrainOptions, output: Path, **how: 
         def on_event(event: Event) -> None:
             skipped.update(event.unreadable)
             if isinstance(event, Evaluated):
-                progress.console.print(
+                console.print(
                     f"step {event.step:>5}: validation accuracy {event.accuracy:6.1%}, loss {event.loss:.3f}"
                     + (" (best)" if event.best else "")
                 )
@@ -77,11 +79,12 @@ def variants_table(rows: list[dict[str, Any]]) -> Table:
     """The variants side by side; ``rows`` are those of a manifest."""
     table = Table("variant", *(row["name"] for row in rows), highlight=False)
     lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("engine", lambda row: row["engine"]),
         ("file size", lambda row: f"{row['bytes'] / 1e6:.1f} MB"),
         ("top-1 accuracy", lambda row: f"{row['top1']:.2%} of {row['labelled']} images"),
         ("accuracy loss, points (95 %)", _loss),
         ("same best class as PyTorch", lambda row: f"{row['agreement']:.2%}"),
-        ("max |Δlogit|", lambda row: f"{row['max_logit_difference']:.1e} of the range"),
+        ("RMS error of the logits", lambda row: f"{row['rms_error']:.1e} of their range"),
         ("latency, batch 1", lambda row: f"{row['batch1_ms']:.1f} ms"),
         ("throughput", lambda row: f"{row['images_per_second']:.0f} images/s at batch {row['best_batch']}"),
     ]

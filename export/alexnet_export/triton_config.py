@@ -17,6 +17,9 @@ from alexnet_export.model import SIDE
 from alexnet_export.to_onnx import INPUT, MAX_BATCH_SIZE, OUTPUTS
 from alexnet_export.to_tensorrt import PREFERRED_BATCH
 
+ONNXRUNTIME, OPENVINO_F32, OPENVINO_BF16, CUDA = "onnxruntime", "openvino f32", "openvino bf16", "cuda"
+"""Engines, by the names of ``alexnet_server.onnxruntime.settings.Settings.engine``."""
+CPU_ENGINES = (ONNXRUNTIME, OPENVINO_F32, OPENVINO_BF16)
 CAPTURED_BATCHES = (8, 16, 32)
 """Batch sizes with a CUDA graph in the TensorRT backend, in addition to 1 and the largest."""
 TENSORRT_CACHE = "/var/cache/alexnet-serving/tensorrt"
@@ -61,6 +64,11 @@ Idle threads sleep instead of spinning, because Triton and the client need the C
 a single request takes 5.6 ms; with two instances 0.63 and 10.2 ms.
 The memory pattern is off: planning the memory of a run ahead does not save time (0.97 - 1.00) and uses 86 MB more with
 the fp32 network.""",
+    "optimization": """\
+OpenVINO's kernels, which use AMX and bfloat16. INFERENCE_PRECISION_HINT is the data type of operators that are not quantised;
+NVIDIA's container ignores it and uses bf16 if the CPU can. Other properties of OpenVINO's CPU device can be set too
+(INFERENCE_NUM_THREADS, NUM_STREAMS). Without this block, ONNX Runtime's own kernels compute. A version is only loaded with an
+engine that its manifest names.""",
     "model_warmup": "The first run of each batch size allocates memory. Run the smallest and the largest before the model is ready.",
 }
 _BOUNDED_COMMENTS = _CPU_COMMENTS | {
@@ -117,27 +125,41 @@ _ENCODED_COMMENTS = {
 }
 
 
-def render_configs(model: str, *, classes: int) -> dict[str, str]:
-    """Text of all configurations of the classifier, by path in the model directory."""
+def render_configs(model: str, *, classes: int, engine: str = ONNXRUNTIME) -> dict[str, str]:
+    """Text of all configurations of the classifier, by path in the model directory; on the CPU, with this engine."""
     return {
-        "config.pbtxt": config_text(cpu_config(model, classes=classes), _CPU_COMMENTS),
-        "configs/bounded.pbtxt": config_text(bounded_config(model, classes=classes), _BOUNDED_COMMENTS),
+        "config.pbtxt": config_text(cpu_config(model, classes=classes, engine=engine), _CPU_COMMENTS),
+        "configs/bounded.pbtxt": config_text(bounded_config(model, classes=classes, engine=engine), _BOUNDED_COMMENTS),
         "configs/gpu.pbtxt": config_text(gpu_config(model, classes=classes), _ONNXRUNTIME_COMMENTS),
         "configs/tensorrt.pbtxt": config_text(tensorrt_config(model, classes=classes), _TENSORRT_COMMENTS),
     }
 
 
-def cpu_config(model: str, *, classes: int) -> triton.ModelConfig:
-    """ONNX Runtime on the CPU, for files of any precision."""
-    config = _config(model, classes, backend="onnxruntime", kind="KIND_CPU", warm=(1, MAX_BATCH_SIZE))
-    config.parameters["session.intra_op.allow_spinning"].string_value = "0"
-    config.parameters["enable_mem_pattern"].string_value = "0"
+def engine_config(engine: str) -> triton.ModelConfig:
+    """A configuration that runs a classifier with this engine."""
+    if engine != CUDA:
+        return cpu_config("model", classes=1, engine=engine)
+    config = gpu_config("model", classes=1)
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    del accelerators[next(number for number, each in enumerate(accelerators) if each.name == "tensorrt")]
     return config
 
 
-def bounded_config(model: str, *, classes: int) -> triton.ModelConfig:
+def cpu_config(model: str, *, classes: int, engine: str = ONNXRUNTIME) -> triton.ModelConfig:
+    """ONNX Runtime on the CPU, with its own kernels or OpenVINO's."""
+    config = _config(model, classes, backend="onnxruntime", kind="KIND_CPU", warm=(1, MAX_BATCH_SIZE))
+    config.parameters["session.intra_op.allow_spinning"].string_value = "0"
+    config.parameters["enable_mem_pattern"].string_value = "0"
+    if engine != ONNXRUNTIME:
+        precision = {"INFERENCE_PRECISION_HINT": engine.removeprefix("openvino ")}
+        accelerators = config.optimization.execution_accelerators.cpu_execution_accelerator
+        accelerators.add(name="openvino", parameters=precision)
+    return config
+
+
+def bounded_config(model: str, *, classes: int, engine: str = ONNXRUNTIME) -> triton.ModelConfig:
     """ONNX Runtime on the CPU with a bounded queue."""
-    config = cpu_config(model, classes=classes)
+    config = cpu_config(model, classes=classes, engine=engine)
     _bound_queue(config, queue=512)
     return config
 

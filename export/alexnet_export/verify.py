@@ -17,6 +17,7 @@ from alexnet_export.gates import check_loss, check_parity, compare
 from alexnet_export.image_sets import MAXIMUM_IMAGES, MINIMUM_IMAGES, gate_images
 from alexnet_export.releases import MODEL, releases
 from alexnet_export.runners import answers, onnx_runner, served_runner, torch_runner
+from alexnet_export.triton_config import ONNXRUNTIME
 from alexnet_export.variants import Variant
 
 
@@ -65,14 +66,14 @@ def verify_release(
     manifest = release.manifest
     if manifest.get("checkpoint", {}).get("sha256") != checkpoint.sha256:
         raise BadInput(f"{release.directory}: was created from another checkpoint; pass that one with --checkpoint")
-    path = release.directory / "model.onnx"
+    path, engine = release.directory / "model.onnx", str(manifest.get("engine", ONNXRUNTIME))
     if logits is None:
-        logits = answers(onnx_runner(path), images.pixels, on_images=on_images)
+        logits = answers(onnx_runner(path, engine=engine), images.pixels, on_images=on_images)
     comparison = compare(answers(torch_runner(checkpoint), images.pixels), logits, images.labels)
     precision = str(manifest.get("precision"))
     (check_parity if precision == "fp32" else check_loss)(comparison)
-    row = Variant(precision, path, path.stat().st_size, comparison).row(published=False)
-    return {"version": release.version, "answered_by": served or "ONNX Runtime in this process", **row}
+    row = Variant(precision, engine, path, path.stat().st_size, comparison).row(published=False)
+    return {"version": release.version, "answered_by": served or f"{engine} in this process", **row}
 
 
 def _served_answers(

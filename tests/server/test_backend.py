@@ -184,7 +184,7 @@ def test_the_metrics_contain_executions_release_and_number_of_instances(backend,
     first, second = load(), load()
     (arithmetic / "manifest.json").unlink()
     labels = (("model", "arithmetic"), ("version", "1"))
-    facts = {"precision": "int8", "revision": "abc", "release": "0123456789ab", "provider": "CPUExecutionProvider"}
+    facts = {"precision": "int8", "revision": "abc", "release": "0123456789ab", "engine": "onnxruntime"}
     info = tuple(sorted({**dict(labels), **facts, "onnxruntime": ort.__version__}.items()))
     assert values["alexnet_backend_instances", *labels] == values["alexnet_backend_info", *info] == 2
     assert values["alexnet_backend_max_batch_size", *labels] == 8
@@ -208,7 +208,7 @@ def test_a_metric_that_triton_does_not_confirm_blocks_neither_inference_nor_the_
     )
     monkeypatch.setattr(metrics, "_metric", lambda *description: metric)
     found = metrics.BackendMetrics(
-        "m", "1", release={}, provider="CPU", max_batch_size=8, queue_size=2, close_timeout_s=0.05
+        "m", "1", release={}, engine="onnxruntime", max_batch_size=8, queue_size=2, close_timeout_s=0.05
     )
     for _ in range(5):
         found.observe(1, 0.1)

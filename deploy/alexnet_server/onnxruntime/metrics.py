@@ -30,7 +30,7 @@ class BackendMetrics:
     Args:
         model, version: names in Triton.
         release: labels from ``release_labels``.
-        provider: ONNX Runtime's execution provider.
+        engine: what computes, see ``Settings.engine``.
         max_batch_size: value of the configuration; 0 counts as 1.
         queue_size: maximum number of executions that wait to be sent. More are not counted: inference must not wait if
             Triton does not confirm.
@@ -43,14 +43,14 @@ class BackendMetrics:
         version: str,
         *,
         release: Mapping[str, str],
-        provider: str,
+        engine: str,
         max_batch_size: int,
         queue_size: int = 1000,
         close_timeout_s: float = 5.0,
     ) -> None:
         labels = {"model": model, "version": version}
-        info = labels | dict(release) | {"provider": provider, "onnxruntime": ort.__version__}
-        self._info = _metric("gauge", "info", "Instances by release, provider and ONNX Runtime version.", info)
+        info = labels | dict(release) | {"engine": engine, "onnxruntime": ort.__version__}
+        self._info = _metric("gauge", "info", "Instances by release, engine and ONNX Runtime version.", info)
         self._instances = _metric("gauge", "instances", "Instances of the model.", labels)
         limit = _metric("gauge", "max_batch_size", "Maximum number of images in a batch.", labels)
         batch = _metric("histogram", "batch_images", "Images in an executed batch.", labels, BATCH_BUCKETS)

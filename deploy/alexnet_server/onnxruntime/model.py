@@ -19,11 +19,12 @@ import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
 from alexnet_client.cpus import usable_cpus
+from alexnet_client.errors import BadInput
 from alexnet_server.onnxruntime.batches import Array, BatchBuffer, Tensors, split
 from alexnet_server.onnxruntime.device import DeviceRunner
 from alexnet_server.onnxruntime.metrics import BackendMetrics, release_labels
 from alexnet_server.onnxruntime.providers import ConfigError
-from alexnet_server.onnxruntime.session import check_names, make_session
+from alexnet_server.onnxruntime.session import check_engine, check_golden, check_names, make_session
 from alexnet_server.onnxruntime.settings import Settings, read_settings
 from alexnet_server.rejection import RequestRejected, reject_cancelled
 
@@ -51,13 +52,15 @@ class TritonPythonModel:
                 available=ort.get_available_providers(),
                 cpus=usable_cpus(),
             )
+            check_engine(path.parent, settings)
             self._session = make_session(path, settings)
+            check_golden(path.parent, self._session, settings)
             self._outputs = [output["name"] for output in config["output"]]
             self._dtypes = {
                 each["name"]: pb_utils.triton_string_to_numpy(each["data_type"]) for each in config["input"]
             }
             check_names(self._session, self._dtypes, self._outputs)
-        except ConfigError as error:
+        except (BadInput, ConfigError) as error:
             raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from error
         for line in settings.ignored:
             pb_utils.Logger.log_warn(f"{args['model_name']}: {line}")
@@ -68,7 +71,7 @@ class TritonPythonModel:
             args["model_name"],
             args["model_version"],
             release=release_labels(path.parent),
-            provider=self._session.get_providers()[0],
+            engine=settings.engine,
             max_batch_size=config["max_batch_size"],
         )
 

@@ -11,6 +11,10 @@ class ConfigError(Exception):
 
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
+PRECISION_HINT = "INFERENCE_PRECISION_HINT"
+"""OpenVINO's property for the data type of operators that are not quantised; without it, OpenVINO uses bf16 if the CPU can."""
+_OPENVINO_PRECISIONS = ("f32", "bf16")
 
 _TENSORRT_RENAMED = {
     "max_workspace_size_bytes": "trt_max_workspace_size",
@@ -66,24 +70,23 @@ def choose_providers(
     device_id: int,
     available: Sequence[str],
     *,
+    threads: int,
     fallback: bool,
 ) -> tuple[list[tuple[str, Mapping[str, str]]], list[str]]:
     """Return the execution providers with their options, in order of preference, and a message for each ignored accelerator.
 
-    The arguments are those of ``settings.read_settings``. With ``fallback``, the CPU may execute what the GPU cannot.
+    The arguments are those of ``settings.read_settings``. OpenVINO uses ``threads`` threads unless its accelerator sets
+    INFERENCE_NUM_THREADS. With ``fallback``, the CPU may execute what the GPU cannot.
 
     Raises:
         ConfigError: an accelerator or one of its parameters is unknown, or this build has no GPU support.
     """
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
-    skipped = [
-        f"accelerator {each['name']}: not in this build of ONNX Runtime, ignored"
-        for each in accelerators.get("cpu_execution_accelerator", [])
-    ]
-    on_gpu = accelerators.get("gpu_execution_accelerator", [])
+    on_cpu, on_gpu = (accelerators.get(f"{where}_execution_accelerator", []) for where in ("cpu", "gpu"))
     if kind != "GPU":
-        skipped += [f"accelerator {each['name']}: the instance is on the CPU, ignored" for each in on_gpu]
-        return [(CPU, {})], skipped
+        skipped = [f"accelerator {each['name']}: the instance is on the CPU, ignored" for each in on_gpu]
+        return [_openvino(each, threads) for each in on_cpu] or [(CPU, {})], skipped
+    skipped = [f"accelerator {each['name']}: the instance is on a GPU, ignored" for each in on_cpu]
     if CUDA not in available:
         raise ConfigError(
             "the instance is KIND_GPU, but this build of ONNX Runtime has no CUDA provider; "
@@ -104,6 +107,20 @@ def choose_providers(
         else:
             raise ConfigError(f"unknown execution accelerator {each['name']!r}; use tensorrt or cuda")
     return [*providers, (CUDA, cuda), *([(CPU, {})] if fallback else [])], skipped
+
+
+def _openvino(accelerator: Mapping[str, Any], threads: int) -> tuple[str, Mapping[str, str]]:
+    """OpenVINO's properties; the precision is always set, so that the validated arithmetic is the one that serves."""
+    if accelerator["name"] != "openvino":
+        raise ConfigError(f"unknown CPU execution accelerator {accelerator['name']!r}; use openvino")
+    own = {key: str(value) for key, value in accelerator.get("parameters", {}).items()}
+    options = {PRECISION_HINT: "f32", "INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", **own}
+    if options[PRECISION_HINT] not in _OPENVINO_PRECISIONS:
+        raise ConfigError(
+            f"accelerator openvino: {PRECISION_HINT} must be one of {', '.join(_OPENVINO_PRECISIONS)}, "
+            f"got {options[PRECISION_HINT]!r}"
+        )
+    return OPENVINO, options
 
 
 def _tensorrt_options(options: Mapping[str, str]) -> dict[str, str]:

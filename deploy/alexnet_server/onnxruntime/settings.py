@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_server.onnxruntime.providers import CUDA, CUDA_PARAMETERS, ConfigError, choose_providers
+from alexnet_server.onnxruntime.providers import (
+    CPU,
+    CUDA,
+    CUDA_PARAMETERS,
+    OPENVINO,
+    PRECISION_HINT,
+    TENSORRT,
+    ConfigError,
+    choose_providers,
+)
 
 _SESSION_PARAMETERS = frozenset(
     [
@@ -52,7 +61,7 @@ class Settings:
         session_entries: other session configuration entries.
         providers: execution providers with their options, in order of preference.
         device_id: number of the GPU of the instance; None on the CPU.
-        cpu_fallback: whether the CPU may replace a GPU that cannot be used.
+        cpu_fallback: whether ONNX Runtime's CPU kernels may replace a provider that cannot be used.
         ignored: one message for each setting without effect.
     """
 
@@ -68,6 +77,14 @@ class Settings:
     device_id: int | None = None
     cpu_fallback: bool = False
     ignored: tuple[str, ...] = ()
+
+    @property
+    def engine(self) -> str:
+        """What computes, as in a manifest: "onnxruntime", "openvino f32", "openvino bf16", "cuda" or "tensorrt"."""
+        provider, options = self.providers[0]
+        if provider == OPENVINO:
+            return f"openvino {options[PRECISION_HINT]}"
+        return {CPU: "onnxruntime", CUDA: "cuda", TENSORRT: "tensorrt"}[provider]
 
     @property
     def cuda_graphs(self) -> bool:
@@ -104,20 +121,23 @@ def read_settings(
             "parameter share_session_between_instances: not supported, each instance is a process with its own session; ignored"
         )
     fallback = bool(_boolean(parameters, "allow_cpu_fallback"))
-    providers, skipped = choose_providers(config, parameters, kind, device_id, available, fallback=fallback)
+    threads = _integer(parameters, "intra_op_thread_count") or _threads(config, parameters, cpus)
+    providers, skipped = choose_providers(
+        config, parameters, kind, device_id, available, threads=threads, fallback=fallback
+    )
     mode = _integer(parameters, "execution_mode")
     if mode not in (0, 1):
         raise ConfigError(f"parameter execution_mode must be 0 (sequential) or 1 (parallel), got {mode}")
     return Settings(
         graph_level=int(config.get("optimization", {}).get("graph", {}).get("level", 0)),
         parallel=mode == 1,
-        intra_op_threads=_integer(parameters, "intra_op_thread_count") or _threads(config, parameters, cpus),
+        intra_op_threads=threads,
         inter_op_threads=_integer(parameters, "inter_op_thread_count"),
         mem_arena=_boolean(parameters, "enable_mem_arena"),
         mem_pattern=_boolean(parameters, "enable_mem_pattern"),
         arena_shrinkage=parameters.get("memory.enable_memory_arena_shrinkage", ""),
         session_entries={
-            **({"session.disable_cpu_ep_fallback": "1"} if kind == "GPU" and not fallback else {}),
+            **({"session.disable_cpu_ep_fallback": "1"} if providers[0][0] != CPU and not fallback else {}),
             **{key: value for key, value in parameters.items() if key in _SESSION_ENTRIES},
         },
         providers=providers,

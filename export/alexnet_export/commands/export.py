@@ -34,7 +34,7 @@ def export(
     data: Data = "digits",
     data_dir: DataDir = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8, or auto: the fastest on this machine that passes its gate")
+        str, typer.Option(help="fp32, bf16, fp16, int8, or auto: the fastest on this machine that passes its gate")
     ] = "auto",
     rounds: Annotated[
         int,
@@ -84,17 +84,18 @@ def _show(exported: Exported) -> dict[str, Any]:
     rows = [variant.row(published=variant is exported.winner) for variant in exported.variants]
     console.print(variants_table(rows))
     if exported.winner.name == "int8" and exported.quantized:
-        trial, layers = exported.quantized.trial, len(exported.quantized.harm)
-        kept = f"; in float: {', '.join(trial.float_layers)}" if trial.float_layers else ""
-        console.print(
-            f"{layers - len(trial.float_layers)} of {layers} layers run as integers (calibration: {trial.method}){kept}."
-        )
+        layers, in_float = exported.quantized.layers, exported.quantized.float_layers
+        kept = f"; in float: {', '.join(in_float)}" if in_float else ""
+        console.print(f"{layers - len(in_float)} of {layers} layers run as integers{kept}.")
+    if exported.without_openvino:
+        console.print(f"Without OpenVINO: {exported.without_openvino}.")
     if exported.winner.name == "fp16":
         console.print("fp16 is for GPUs; serve it with --config-name gpu.")
-    console.print(f"Published {exported.release.directory} ({exported.winner.name})", soft_wrap=True)  # a path to copy
+    console.print(f"Published {exported.release.directory} ({exported.winner.title})", soft_wrap=True)  # a path to copy
     return {
         "version": exported.release.version,
         "directory": str(exported.release.directory),
         "precision": exported.winner.name,
+        "engine": exported.winner.engine,
         "variants": rows,
     }

@@ -80,29 +80,26 @@ def random_checkpoint() -> Checkpoint:
 
 
 def create_files(checkpoint: Checkpoint, scratch: Path, on_line: Callable[[str], None]) -> dict[str, Path]:
-    """Create fp32, fp16 and symmetric int8 files; none if onnx or its exporter is not installed."""
+    """Create fp32, fp16 and int8 files; none if onnx or its exporter is not installed."""
     missing = [
         name for name in ("onnx", "onnxscript", "onnx_ir", "onnxruntime") if importlib.util.find_spec(name) is None
     ]
     if missing:
         on_line(f"no ONNX files are created: {', '.join(missing)} not installed")
         return {}
-    from alexnet_export import quantize, rewrites
-    from alexnet_export.calibrate import limits, observe
-    from alexnet_export.graph import copy, read_model, write_model
+    import onnx
+
+    from alexnet_export.image_sets import Images
+    from alexnet_export.quantize import with_nncf
     from alexnet_export.to_fp16 import to_fp16
     from alexnet_export.to_onnx import export_onnx
 
     paths = {precision: scratch / f"{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
     export_onnx(checkpoint, paths["fp32"])
     to_fp16(paths["fp32"], paths["fp16"])
-    folded = copy(read_model(paths["fp32"]))
-    for rewrite in rewrites.FLOAT:
-        rewrite(folded)
     pixels = np.random.default_rng(1).integers(0, 256, (32, 224, 224, 3)).astype(np.uint8)
-    scheme = quantize.TENSORRT
-    ranges = limits(observe(folded, pixels), "minmax")
-    write_model(quantize.quantize(folded, quantize.quantize_weights(folded, scheme), ranges, scheme), paths["int8"])
+    calibration = Images(pixels, np.full(len(pixels), -1), ())
+    onnx.save(with_nncf(onnx.load(paths["fp32"]), calibration, reduce_range=False), paths["int8"])
     return paths
 
 
