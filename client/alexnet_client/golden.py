@@ -35,6 +35,10 @@ class Golden:
         """Write a compressed npz file."""
         np.savez_compressed(path, images=self.images, logits=self.logits)
 
+    def batches(self) -> tuple[Golden, Golden]:
+        """All images in one batch, and the first one alone: the batch size selects the kernels."""
+        return self, Golden(self.images[:1], self.logits[:1])
+
     def mismatch(self, logits: Array) -> str:
         """Describe how logits of the same images differ from the golden ones; empty if they are equal within the tolerance."""
         if logits.shape != self.logits.shape:

@@ -148,6 +148,14 @@ def test_an_invalid_configuration_or_file_fails_the_load_with_a_message(backend,
         load(**changes)
 
 
+def test_a_release_that_was_validated_with_another_engine_is_not_loaded(backend, load, arithmetic):
+    variant = {"name": "int8", "engine": "openvino f32", "gate": "passed"}
+    (arithmetic / "manifest.json").write_text(json.dumps({"precision": "int8", "variants": [variant]}))
+    with pytest.raises(backend.pb_utils.TritonModelException, match="validated with 'openvino f32'"):
+        load()
+    (arithmetic / "manifest.json").unlink()
+
+
 def test_settings_are_applied_to_the_session_and_ignored_ones_are_logged(backend, load):
     backend.pb_utils.warnings.clear()
     parameters = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alexnet_server.onnxruntime.providers import CPU, CUDA, TENSORRT, ConfigError
+from alexnet_server.onnxruntime.providers import CPU, CUDA, OPENVINO, TENSORRT, ConfigError
 from alexnet_server.onnxruntime.settings import read_settings
 
 ALL = (TENSORRT, CUDA, CPU)
@@ -19,6 +19,10 @@ def settings(config=None, *, kind="CPU", available=(CPU,), cpus=8, **parameters)
 
 def accelerated(name, where="gpu_execution_accelerator", **parameters):
     return {"optimization": {"execution_accelerators": {where: [{"name": name, "parameters": parameters}]}}}
+
+
+def on_openvino(**parameters):
+    return accelerated("openvino", "cpu_execution_accelerator", **parameters)
 
 
 def test_the_defaults_are_those_of_onnxruntime_with_all_cpus():
@@ -108,11 +112,17 @@ def test_tensorrt_is_preferred_and_its_parameters_are_translated(key, value, exp
         (accelerated("tensorrt", precision_mode="FP8"), ALL, "precision_mode must be one of .*, got 'FP8'"),
         (accelerated("rocm"), ALL, "unknown execution accelerator 'rocm'"),
         ({}, (CPU,), "no CUDA provider; install onnxruntime-gpu"),
+        (
+            on_openvino(INFERENCE_PRECISION_HINT="f16"),
+            None,
+            "INFERENCE_PRECISION_HINT must be one of f32, bf16, got 'f16'",
+        ),
+        (accelerated("xnnpack", "cpu_execution_accelerator"), None, "unknown CPU execution accelerator 'xnnpack'"),
     ],
 )
 def test_an_accelerator_that_cannot_be_used_is_an_error(accelerator, available, message):
     with pytest.raises(ConfigError, match=message):
-        settings(accelerator, kind="GPU", available=available)
+        settings(accelerator, **{"kind": "GPU", "available": available} if available else {})
 
 
 @pytest.mark.parametrize(
@@ -120,10 +130,33 @@ def test_an_accelerator_that_cannot_be_used_is_an_error(accelerator, available, 
     [
         (accelerated("tensorrt", trt_magic="1"), "CPU", CPU, "tensorrt: the instance is on the CPU, ignored"),
         (accelerated("tensorrt"), "GPU", CUDA, "tensorrt: not in this build of ONNX Runtime, ignored"),
-        (accelerated("openvino", "cpu_execution_accelerator"), "CPU", CPU, "openvino: not in this build"),
+        (on_openvino(), "GPU", CUDA, "openvino: the instance is on a GPU, ignored"),
     ],
 )
 def test_an_accelerator_without_a_provider_is_ignored_with_a_message(accelerator, kind, provider, message):
     found = settings(accelerator, kind=kind, available=(CUDA, CPU))
     assert [name for name, _ in found.providers] == [provider]
     assert message in found.ignored[0]
+
+
+def test_openvino_computes_in_f32_with_one_stream_and_the_threads_of_the_session_unless_the_accelerator_says_otherwise():
+    found = settings(on_openvino(), intra_op_thread_count="3")
+    defaults = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "3", "NUM_STREAMS": "1"}
+    assert found.providers == [(OPENVINO, defaults)]
+    assert found.session_entries == {"session.disable_cpu_ep_fallback": "1"}
+    own = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
+    assert settings(on_openvino(**own)).providers == [(OPENVINO, defaults | own)]
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "engine"),
+    [
+        ({}, "CPU", "onnxruntime"),
+        (on_openvino(), "CPU", "openvino f32"),
+        (on_openvino(INFERENCE_PRECISION_HINT="bf16"), "CPU", "openvino bf16"),
+        ({}, "GPU", "cuda"),
+        (accelerated("tensorrt"), "GPU", "tensorrt"),
+    ],
+)
+def test_the_engine_has_the_name_that_a_manifest_uses(config, kind, engine):
+    assert settings(config, kind=kind, available=ALL).engine == engine

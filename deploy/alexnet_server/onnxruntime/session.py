@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime as ort
 
 from alexnet_client.cpus import cpu_name
-from alexnet_client.golden import Golden, read_golden
+from alexnet_client.golden import read_golden
 from alexnet_client.manifest import MANIFEST, read_manifest, validated_engines
 from alexnet_server.onnxruntime.providers import OPENVINO, PRECISION_HINT, ConfigError
 from alexnet_server.onnxruntime.settings import Settings
@@ -157,10 +157,10 @@ def check_golden(version: Path, session: ort.InferenceSession, settings: Setting
     if golden is None:
         return
     name = session.get_inputs()[0].name
-    logits = [session.run(["logits"], {name: images})[0] for images in (golden.images, golden.images[:1])]
-    if mismatch := golden.mismatch(logits[0]) or Golden(golden.images[:1], golden.logits[:1]).mismatch(logits[1]):
-        raise ConfigError(
-            f"version {version.name} gives wrong answers with {settings.engine}, ONNX Runtime {ort.__version__}, on this CPU "
-            f"({cpu_name()}): {mismatch}. Use the versions of the manifest ({MANIFEST}, tools), or publish a release for this "
-            "machine (`make export`)"
-        )
+    for batch in golden.batches():
+        if mismatch := batch.mismatch(session.run(["logits"], {name: batch.images})[0]):
+            raise ConfigError(
+                f"version {version.name} gives wrong answers with {settings.engine}, ONNX Runtime {ort.__version__}, on this "
+                f"CPU ({cpu_name()}): {mismatch}. Use the versions of the manifest ({MANIFEST}, tools), or publish a release "
+                "for this machine (`make export`)"
+            )
