@@ -87,5 +87,5 @@ def test_the_environment_contains_no_secrets_of_the_caller():
     found = environment(TRITON, libpython=library, interpreter=python, inherited=inherited)
     assert found["LD_LIBRARY_PATH"] == "/site/nvidia_pytriton.libs:/py/lib"
     assert found["PATH"].startswith("/venv/bin:")
-    ours = {"GLIBC_TUNABLES", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY", "PATH", "PILLOW_BLOCKS_MAX"}
+    ours = {"GLIBC_TUNABLES", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY", "PATH"}
     assert set(found) == {"HOME", "PYTHONDONTWRITEBYTECODE"} | ours
