@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Never
@@ -27,7 +28,7 @@ from alexnet_client.transport import Transport
 from alexnet_server.cli import ConfigName, GrpcPort, MetricsPort, TlsDirectory, errors_logged, existing
 from alexnet_server.command import ServerOptions, arguments
 from alexnet_server.errors import LaunchError
-from alexnet_server.liveness import probe_model
+from alexnet_server.liveness import compare_golden, probe_model
 from alexnet_server.model_repository import is_published, models
 from alexnet_server.preflight import check_files, require
 from alexnet_server.triton_process import wheel_command
@@ -85,26 +86,37 @@ def probe(
         list[str] | None, typer.Option("--model", "-m", help="model to probe, alexnet by default; can be repeated")
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="seconds for all models together")] = 5.0,
+    golden: Annotated[
+        Path | None,
+        typer.Option(help="model repository: also compare answers with the golden answers of its releases"),
+    ] = None,
     tls: TlsDirectory = None,
 ) -> None:
-    """Send a blank image to each model; exit with 1 if a model does not answer. For liveness probes.
+    """Send a blank image to each model; exit with 1 if a model does not answer. For startup and liveness probes.
 
     Unlike Triton's health endpoint, this detects a backend process that ended. An overloaded server counts as alive.
     """
+    names = model or ["alexnet"]
 
-    async def run() -> None:
+    async def run(published: Mapping[str, Path]) -> None:
         name = next(iter(dns_names(tls / "tls.crt")), "") if tls else ""
         transport = Transport(target, Connection.secured(tls, name))
         try:
             deadline = Deadline.after(timeout)
-            for each in model or ["alexnet"]:
+            for each in names:
                 with suppress(Overloaded):
                     await probe_model(transport, each, deadline)
+                    if each in published:
+                        await compare_golden(transport, published[each], deadline)
         finally:
             await transport.close()
 
     with errors_logged():
-        asyncio.run(run())
+        directories = {each: existing(golden) / each for each in names} if golden else {}
+        published = {each: directory for each, directory in directories.items() if is_published(directory)}
+        if golden and not published:
+            raise BadInput(f"--golden {golden}: contains no release of {', '.join(names)}")
+        asyncio.run(run(published))
 
 
 def is_fixed(release: str) -> bool:

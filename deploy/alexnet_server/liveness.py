@@ -9,13 +9,15 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
 from alexnet_client import codec
 from alexnet_client.connection import Connection
 from alexnet_client.deadline import Deadline
-from alexnet_client.errors import BadInput, ClientError, DeadlineExceeded, Overloaded, Unavailable
+from alexnet_client.errors import BadInput, ClientError, DeadlineExceeded, Overloaded, ServerFault, Unavailable
+from alexnet_client.golden import GOLDEN, read_golden
 from alexnet_client.images import BLANK_FILE
 from alexnet_client.transport import Transport
 from alexnet_server.command import ServerOptions
@@ -43,6 +45,30 @@ async def probe_model(transport: Transport, model: str, deadline: Deadline) -> N
     request = codec.encode_request(model, inputs, [tensor.name for tensor in metadata.outputs])
     with suppress(BadInput):  # a model of the user may expect other bytes than an image
         codec.decode_response(await transport.infer(request, deadline))
+
+
+async def compare_golden(transport: Transport, model: Path, deadline: Deadline) -> None:
+    """Compare the answers of a server with the golden answers in the directory of a model.
+
+    Raises:
+        ServerFault: they differ.
+        BadInput: the directory has no golden answers of a version that the server has, or they are damaged.
+        ClientError: there was no response.
+    """
+    metadata = await transport.model_metadata(model.name, deadline)
+    for version in metadata.versions:
+        golden = read_golden(model / version)
+        if golden is None:
+            raise BadInput(f"{model / version / GOLDEN}: missing; publish again: make export")
+        for batch in golden.batches():
+            images = {metadata.inputs[0].name: batch.images}
+            request = codec.encode_request(model.name, images, ["logits"], version=version)
+            answers = codec.decode_response(await transport.infer(request, deadline))
+            if mismatch := batch.mismatch(answers["logits"]):
+                raise ServerFault(
+                    f"{transport.target}: {model.name} version {version} gives wrong answers on this machine: {mismatch}. "
+                    "Publish a release for it (make export)"
+                )
 
 
 def _blank(datatype: str, shape: Sequence[int]) -> codec.Array:

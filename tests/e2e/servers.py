@@ -19,11 +19,13 @@ from typing import Self
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import numpy_helper
 from waiting import until
 
 from alexnet_client import Client
 from alexnet_client.errors import ClientError
+from alexnet_client.golden import GOLDEN, IMAGES, Golden
 from alexnet_export.publish import publish
 
 TIMEOUT_S = 90
@@ -70,9 +72,11 @@ def publish_graph(directory: Path, graph: str, weights: np.ndarray, labels: Sequ
     """Publish a variant of ``CHEAP_GRAPH`` like any other release; returns the model repository."""
     model = onnx.parser.parse_model(graph)
     model.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
-    onnx.save(model, directory / "model.onnx")
-    facts = {"precision": "fp32", "max_batch_size": 64}
-    publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, labels, facts)
+    files = {name: directory / name for name in ("model.onnx", GOLDEN)}
+    onnx.save(model, files["model.onnx"])
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 224, 224, 3), np.uint8)
+    Golden(images, ort.InferenceSession(files["model.onnx"]).run(["logits"], {"image": images})[0]).write(files[GOLDEN])
+    publish(directory / "repository", files, labels, {"precision": "fp32", "max_batch_size": 64})
     return directory / "repository"
 
 

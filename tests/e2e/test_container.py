@@ -44,9 +44,13 @@ class Container:
 
     process: subprocess.Popen
     target: str
+    repository: Path
 
-    def probe(self, model):
-        return invoke("probe", "--model", model, "--target", self.target, "--timeout", 5)
+    def probe(self, *models):
+        """Exit code and output; golden answers are compared if ``alexnet`` is one of the models."""
+        golden = ("--golden", self.repository) if "alexnet" in models else ()
+        named = [part for model in models for part in ("--model", model)]
+        return invoke("probe", *named, "--target", self.target, "--timeout", 5, *golden)
 
     def kill_backend(self, model):
         for child in psutil.Process(self.process.pid).children(recursive=True):
@@ -55,7 +59,7 @@ class Container:
 
     def is_ready(self):
         assert self.process.poll() is None
-        return self.probe("alexnet_encoded")[0] == 0
+        return self.probe("alexnet_encoded", "alexnet")[0] == 0
 
 
 @contextmanager
@@ -64,7 +68,7 @@ def container_of(repository, free_port):
     options = ("--repository", repository, "--grpc-port", port, "--metrics-port", free_port())
     command = [sys.executable, "-m", "alexnet_server", "exec", *options]
     with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        running = Container(process, f"127.0.0.1:{port}")
+        running = Container(process, f"127.0.0.1:{port}", repository)
         try:
             wait_until(running.is_ready, "Triton is ready", every_s=0.2)
             yield running

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
+from typer.testing import CliRunner
 
 from alexnet_client.deadline import Deadline
 from alexnet_client.errors import BadInput, Overloaded, ServerFault, Unavailable
+from alexnet_client.fake import FakeServer
+from alexnet_client.golden import GOLDEN, Golden
 from alexnet_client.images import load_pixels
 from alexnet_server import liveness
+from alexnet_server.__main__ import app
 from alexnet_server.command import ServerOptions
 from alexnet_server.liveness import LivenessMonitor, probe_model
 
@@ -68,6 +73,29 @@ async def test_a_model_that_is_not_ready_or_has_no_numpy_data_type_receives_no_r
         await probe(transport)
     assert not transport.requests
     assert not await probe(FakeTransport("BF16"))
+
+
+@pytest.mark.parametrize(
+    ("scale", "version", "model", "code", "message"),
+    [
+        (5, "1", "alexnet", 0, ""),
+        (6, "1", "alexnet", 1, "alexnet version 1 gives wrong answers on this machine: the RMS error"),
+        (5, "2", "alexnet", 2, "alexnet/1/golden.npz: missing; publish again"),
+        (5, "1", "other", 2, "contains no release of alexnet"),
+    ],
+)
+def test_a_probe_compares_the_answers_with_the_golden_ones_of_the_served_version(
+    tmp_path, scale, version, model, code, message
+):
+    directory = tmp_path / model / version
+    directory.mkdir(parents=True)
+    (directory / "manifest.json").touch()
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((224, 224, 3), np.uint8)
+    Golden(images, scale * np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]).write(directory / GOLDEN)
+    with FakeServer().in_thread() as server:
+        result = CliRunner().invoke(app, ["probe", "--target", server.target, "--golden", str(tmp_path)])
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
 
 
 @pytest.fixture
