@@ -15,9 +15,15 @@ def models(repository: Path) -> list[Path]:
     return sorted(path.parent for path in repository.glob("*/config.pbtxt"))
 
 
+def selected_config(model: Path, config_name: str) -> Path:
+    """The configuration that Triton uses: ``configs/<config_name>.pbtxt`` if it exists, otherwise ``config.pbtxt``."""
+    named = model / "configs" / f"{config_name}.pbtxt"
+    return named if config_name and named.is_file() else model / "config.pbtxt"
+
+
 def is_ensemble(model: Path) -> bool:
     """Whether the model in this directory is an ensemble, which executes nothing itself."""
-    return bool(_read_config(model / "config.pbtxt").platform == "ensemble")
+    return bool(read_config(model / "config.pbtxt").platform == "ensemble")
 
 
 def is_published(model: Path) -> bool:
@@ -27,7 +33,7 @@ def is_published(model: Path) -> bool:
 
 def served_versions(model: Path, config: Path) -> list[Path]:
     """The version directories that Triton loads according to the version policy of the configuration, oldest first."""
-    policy = _read_config(config).version_policy
+    policy = read_config(config).version_policy
     available = versions(model)
     if policy.WhichOneof("policy_choice") == "all":
         return available
@@ -53,8 +59,7 @@ def find_served_mismatch(model: Path, config: Path) -> str:
 
 def needs_int8_instructions(model: Path, config: Path) -> bool:
     """Whether int8 weights that use all 8 bits would run on a CPU: products of them overflow without such instructions."""
-    groups = _read_config(config).instance_group
-    if groups and all(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in groups):
+    if on_gpu(read_config(config)):
         return False
     for version in served_versions(model, config):
         quantization = (read_manifest(version) or {}).get("quantization")
@@ -63,7 +68,14 @@ def needs_int8_instructions(model: Path, config: Path) -> bool:
     return False
 
 
-def _read_config(config: Path) -> model_config_pb2.ModelConfig:
+def on_gpu(config: model_config_pb2.ModelConfig) -> bool:
+    """Whether all instances of a model are on GPUs."""
+    groups = config.instance_group
+    return bool(groups) and all(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in groups)
+
+
+def read_config(config: Path) -> model_config_pb2.ModelConfig:
+    """Read a configuration; the empty one if that is not possible."""
     try:
         return text_format.Parse(config.read_text(), model_config_pb2.ModelConfig(), allow_unknown_field=True)
     except (OSError, ValueError, text_format.ParseError):

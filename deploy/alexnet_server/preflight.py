@@ -17,13 +17,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
+from google.protobuf.json_format import MessageToDict
 
 from alexnet_client.cpus import CPUINFO, has_int8_instructions
 from alexnet_client.files import reason
 from alexnet_client.manifest import versions
 from alexnet_server.command import SHARED_MEMORY_BYTES, ServerOptions
 from alexnet_server.errors import LaunchError
-from alexnet_server.model_repository import find_served_mismatch, models, needs_int8_instructions
+from alexnet_server.model_repository import (
+    find_served_mismatch,
+    models,
+    needs_int8_instructions,
+    on_gpu,
+    read_config,
+    selected_config,
+    served_versions,
+)
+from alexnet_server.onnxruntime.providers import CPU, ConfigError
+from alexnet_server.onnxruntime.settings import read_settings
 from alexnet_server.wheel import find_triton, python_version, shared_libpython
 
 MINIMUM_GLIBC = (2, 35)
@@ -61,7 +72,7 @@ def check_all(options: ServerOptions, *, restart: bool = False) -> Iterator[Chec
     yield check_glibc()
     yield check_libpython()
     yield check_wheel()
-    yield check_onnxruntime()
+    yield check_onnxruntime(options.repository, options.config_name)
     yield check_shared_memory(SHARED_MEMORY_MOUNT, models=len(models(options.repository)))
     yield from check_files(options)
     for purpose, port in options.ports.items():
@@ -120,12 +131,32 @@ def check_wheel() -> Check:
     return Check("Triton", f"nvidia-pytriton {triton.version}")
 
 
-def check_onnxruntime() -> Check:
+def check_onnxruntime(repository: Path, config_name: str = "") -> Check:
+    """On the CPU, also check the selected engines, as the backend does when it loads a version."""
+    name, engines = "ONNX Runtime", []
     try:
         import onnxruntime
+
+        from alexnet_server.onnxruntime.session import check_engine, check_openvino
     except ImportError as error:
-        return Check("ONNX Runtime", f"cannot be imported ({error})", "`make setup` installs it")
-    return Check("ONNX Runtime", f"{onnxruntime.__version__}")
+        return Check(name, f"cannot be imported ({error})", "`make setup` installs it")
+    for model in models(repository):
+        path = selected_config(model, config_name)
+        config = read_config(path)
+        if config.backend != "onnxruntime" or on_gpu(config):
+            continue
+        try:
+            content = MessageToDict(config, preserving_proto_field_name=True)
+            settings = read_settings(content, kind="CPU", device_id=0, available=[CPU], cpus=1)
+            check_openvino(settings)
+            for version in served_versions(model, path):
+                check_engine(version, settings)
+        except ConfigError as error:
+            return Check(
+                name, f"{path}: {error}", "change this file, or publish a release on this machine (make export)"
+            )
+        engines.append(f", {model.name}: {settings.engine}")
+    return Check(name, onnxruntime.__version__ + "".join(engines))
 
 
 def check_shared_memory(mount: Path, *, models: int) -> Check:
@@ -172,8 +203,7 @@ def check_releases(repository: Path, config_name: str = "", *, cpuinfo: Path = C
     """Files must match their manifests, and int8 weights must not overflow on this CPU."""
     unsuitable = []
     for model in models(repository):
-        named = model / "configs" / f"{config_name}.pbtxt"
-        config = named if config_name and named.is_file() else model / "config.pbtxt"
+        config = selected_config(model, config_name)
         try:
             mismatch = find_served_mismatch(model, config)
         except OSError as error:

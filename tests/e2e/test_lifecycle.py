@@ -20,6 +20,8 @@ from servers import run, serve_command
 from waiting import until, wait_until
 
 from alexnet_client import BatchOptions, Client, RetryOptions, Unavailable
+from alexnet_client.golden import GOLDEN, Golden, read_golden
+from alexnet_export.publish import publish
 from alexnet_server.triton_process import DRAINED
 
 IN_FLIGHT = 24
@@ -135,6 +137,27 @@ def test_an_invalid_model_file_is_a_clear_error(cheap, tmp_path, free_port):
     assert done.returncode == 1
     assert "Triton exited during startup" in done.stderr
     assert "cannot load model.onnx" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("scale", "engine", "message"),
+    [
+        (2, "onnxruntime", "version 2 gives wrong answers with onnxruntime"),
+        (1, "openvino f32", "version 2 (fp32) was validated with 'openvino f32'"),
+    ],
+)
+def test_a_release_that_answers_otherwise_than_validated_or_needs_another_engine_is_not_served(
+    cheap, digits, tmp_path, free_port, scale, engine, message
+):
+    repository = shutil.copytree(cheap.repository, tmp_path / "repository")
+    golden = read_golden(repository / "alexnet/1")
+    Golden(golden.images, scale * golden.logits).write(tmp_path / GOLDEN)
+    files = {"model.onnx": repository / "alexnet/1/model.onnx", GOLDEN: tmp_path / GOLDEN}
+    variant = {"name": "fp32", "engine": engine, "gate": "passed"}
+    publish(repository, files, digits.labels, {"precision": "fp32", "variants": [variant]})
+    done = run(serve_command(repository, free_port, "--log", tmp_path / "log"))
+    assert done.returncode == 1
+    assert message in done.stderr
 
 
 def test_a_command_runs_while_triton_serves_and_its_exit_code_is_returned(cheap, tmp_path, free_port):

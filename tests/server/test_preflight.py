@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import socket
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
@@ -71,6 +73,26 @@ def test_a_repository_needs_models_and_versions(repository):
     check = preflight.check_repository(repository)
     assert "no published version of other" in check.found
     assert "make export" in check.remedy
+
+
+def test_an_engine_that_is_missing_or_was_not_validated_is_reported_before_the_start(repository, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", list)
+    config = repository / "alexnet/config.pbtxt"
+    on_openvino = """backend: "onnxruntime" instance_group { kind: KIND_CPU }
+optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }"""
+    variant = {"name": "int8", "engine": "openvino f32", "gate": "passed"}
+    (repository / "alexnet/10/manifest.json").write_text(json.dumps({"precision": "int8", "variants": [variant]}))
+    for text, found in [
+        (on_openvino, "config.pbtxt: OpenVINO's plug-in supports only Intel CPUs"),
+        ('backend: "onnxruntime"', "version 10 (int8) was validated with 'openvino f32'"),
+        (on_openvino.replace("CPU }", "GPU }"), onnxruntime.__version__),
+    ]:
+        config.write_text(text)
+        check = preflight.check_onnxruntime(repository)
+        assert found in check.found
+        assert check.ok == (found == onnxruntime.__version__)
+    config.write_text('backend: "onnxruntime" version_policy { specific { versions: [1] } }')
+    assert preflight.check_onnxruntime(repository).found == f"{onnxruntime.__version__}, alexnet: onnxruntime"
 
 
 def test_a_named_configuration_must_exist(repository):

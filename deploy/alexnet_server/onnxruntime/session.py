@@ -49,8 +49,9 @@ def make_session(model: Path | bytes, settings: Settings) -> ort.InferenceSessio
     for key, value in settings.session_entries.items():
         options.add_session_config_entry(key, value)
     providers: list[Any] | None = [(name, dict(provider_options)) for name, provider_options in settings.providers]
-    if settings.providers[0][0] == OPENVINO:
-        _add_openvino(options, settings.providers[0][1])
+    if device := check_openvino(settings):
+        properties = {"CPU": dict(settings.providers[0][1])}
+        options.add_provider_for_devices([device], {"load_config": json.dumps(properties)})
         providers = None
     try:
         session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
@@ -92,11 +93,19 @@ def supports_bf16(device: Any) -> bool:
     return "BF16" in device.ep_metadata["OPTIMIZATION_CAPABILITIES"].split()
 
 
-def _add_openvino(options: ort.SessionOptions, properties: Mapping[str, str]) -> None:
+def check_openvino(settings: Settings) -> Any:
+    """The device for these settings; None if they do not use OpenVINO.
+
+    Raises:
+        ConfigError: this CPU cannot be used with these settings.
+    """
+    name, properties = settings.providers[0]
+    if name != OPENVINO:
+        return None
     device = openvino_device()
     if properties[PRECISION_HINT] == "bf16" and not supports_bf16(device):
         raise ConfigError(f"this CPU ({cpu_name()}) has no bfloat16 instructions; publish another release: make export")
-    options.add_provider_for_devices([device], {"load_config": json.dumps({"CPU": dict(properties)})})
+    return device
 
 
 def check_providers(used: Sequence[str], settings: Settings) -> None:
