@@ -40,7 +40,6 @@ QUICK = ExportOptions(
     repeats_of_one=2,
     minimum_images=80,
     maximum_images=80,
-    sensitivity_images=16,
 )
 """Options of exports whose speed measurements and gates are not tested."""
 
@@ -168,7 +167,7 @@ def exported_int8(
     variants: list[Variant] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alexnet_export.variants.check_loss", lambda comparison: None)
-        patch.setattr("alexnet_export.int8._holds", lambda comparison: True)
+        patch.setattr("alexnet_export.quantize._within_budget", lambda comparison: True)
         done = quickly(
             checkpoint,
             tiny_digits,

@@ -30,8 +30,6 @@ from alexnet_export.runners import onnx_runner
 from alexnet_export.to_onnx import INPUT, IR_VERSION
 
 BATCH_SIZE = 32
-SMALLEST_WEIGHT = 1e-30
-"""Smaller weights become zero: a scale computed from them would not be a normal float32."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,6 @@ def quantize(
     rewrites.drop_identity_pool(prepared)
     rewrites.fold_normalization(prepared)
     source = ir.to_proto(prepared)
-    flush_denormals(source)
     reference = logits_of(ir.to_proto(model), selection.pixels)
     quantized = _finish(with_nncf(source, calibration, reduce_range=reduce_range, on_images=on_images))
     answers = logits_of(quantized, selection.pixels)
@@ -88,26 +85,11 @@ def quantize(
             with_nncf(source, calibration, reduce_range=reduce_range, on_images=on_images, selection=selection)
         )
         answers = logits_of(quantized, selection.pixels)
-    names = [str(node.name) for node in layers(ir.from_proto(quantized).graph)]
-    integer = {str(node.name) for node in layers(ir.from_proto(quantized).graph) if _reads_integers(node)}
-    return Quantized(
-        quantized,
-        reduce_range,
-        len(calibration),
-        len(names),
-        tuple(name for name in names if name not in integer),
-        rms_error(reference, answers),
-    )
-
-
-def flush_denormals(model: onnx.ModelProto) -> None:
-    """Set weights below ``SMALLEST_WEIGHT`` to zero."""
-    for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            values = onnx.numpy_helper.to_array(tensor)
-            tiny = (np.abs(values) < SMALLEST_WEIGHT) & (values != 0)
-            if tiny.any():
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.where(tiny, np.float32(0), values), tensor.name))
+    found = layers(ir.from_proto(quantized).graph)
+    in_float = tuple(str(node.name) for node in found if not _reads_integers(node))
+    if len(in_float) == len(found):
+        raise GateFailed(f"accuracy: every layer in integers costs more than {BUDGET_POINTS} points")
+    return Quantized(quantized, reduce_range, len(calibration), len(found), in_float, rms_error(reference, answers))
 
 
 def logits_of(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -166,7 +148,7 @@ def with_nncf(
                 )
             return quantized
         except Exception as error:  # NNCF raises its own and Python's exceptions, without a common base
-            raise GateFailed(f"int8: NNCF {nncf.__version__} cannot quantise this network ({error})") from error
+            raise GateFailed(f"NNCF {nncf.__version__} cannot quantise this network ({error})") from error
 
 
 def _accuracy(model: onnx.ModelProto, samples: Iterable[Any]) -> tuple[float, None]:

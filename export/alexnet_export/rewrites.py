@@ -57,7 +57,10 @@ def fold_normalization(model: ir.Model) -> bool:
     taps = -(-width // block)
     blocks = (SIDE + left + right - width) // block + taps
     right = blocks * block - SIDE - left
+    padding = conv.attributes.get("auto_pad")
     if right < 0 or _ints(conv, "group", [1]) != [1] or set(_ints(conv, "dilations", [1])) != {1}:
+        return False
+    if padding is not None and padding.as_string() != "NOTSET":
         return False
     wide = np.zeros((filters, channels, height, taps * block))
     wide[..., :width] = weight

@@ -1,127 +1,130 @@
-"""Exact rewrites: the same answers with less work."""
+"""Rewrites of the graph around the quantiser: the same answers, and pixels that conv1 reads as they are."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from onnx_ir import from_proto, to_proto
 
 from alexnet_export import rewrites
-from alexnet_export.graph import chain_from, copy, layers, read_model, to_bytes
-from alexnet_export.model import IMAGENET
-from alexnet_export.quantize import CPU_WITHOUT_VNNI, TENSORRT, quantize, quantize_weights
-from alexnet_export.runners import onnx_runner, operators_that_run
-from alexnet_export.to_onnx import export_onnx
+from alexnet_export.graph import copy, layers, read_model, to_bytes
+from alexnet_export.image_sets import Images
+from alexnet_export.model import IMAGENET, UNIFORM, Normalize
+from alexnet_export.quantize import with_nncf
+from alexnet_export.runners import onnx_runner
 
-PIXELS = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 3)).astype(np.uint8)
+PIXELS = np.random.default_rng(3).integers(0, 256, (3, 224, 224, 3)).astype(np.uint8)
+NETWORK = """
+<ir_version: 10, opset_import: ["": 18]>
+network (uint8[N,224,224,3] image) => (float[N,C,H,W] logits, float[N,C,H,W] probabilities) {{
+    pixels = Cast<to = 1>(image)
+    planes = Transpose<perm = [0, 3, 1, 2]>(pixels)
+    centred = Sub(planes, mean)
+    normalised = {normalised}(centred, scale)
+    logits = Conv<{attributes}>(normalised, weight{bias})
+    probabilities = Identity(logits)
+}}"""
 
 
-@pytest.fixture(scope="module")
-def model(exported):
-    return read_model(exported)
+def network(normalization=UNIFORM, *, kernel=(11, 11), group=1, bias=", bias", normalised="Mul", **attributes):
+    """The normalisation and conv1, whose answers are the logits."""
+    attributes = ", ".join(f"{name} = {value}" for name, value in {"group": group, **attributes}.items())
+    model = onnx.parser.parse_model(NETWORK.format(attributes=attributes, bias=bias, normalised=normalised))
+    random, normalize = np.random.default_rng(2), Normalize(normalization)
+    arrays = {
+        "mean": normalize.mean.numpy(),
+        "scale": normalize.scale.numpy(),
+        "weight": random.normal(size=(6, 3 // group, *kernel)),
+        **({"bias": random.normal(size=6)} if bias else {}),
+    }
+    for name, array in arrays.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    return from_proto(model)
 
 
-def quantised(model, scheme=CPU_WITHOUT_VNNI):  # its sums never overflow: they do not depend on the processor
-    folded = copy(model)
-    for rewrite in rewrites.FLOAT:
-        rewrite(folded)
-    limits = {str(node.outputs[0].name): 30.0 for node in folded.graph if node.op_type == "Relu"}
-    return quantize(folded, quantize_weights(folded, scheme), limits, scheme)
+def answers(model):
+    onnx.checker.check_model(to_bytes(model), full_check=True)
+    return onnx_runner(to_bytes(model))(PIXELS)[0]
+
+
+def difference(before, after):
+    """Largest difference of an answer, as a share of their range."""
+    reference = answers(before)
+    return float(np.abs(reference - answers(after)).max() / np.ptp(reference))
 
 
 def operators(model):
     return Counter(node.op_type for node in model.graph)
 
 
-def difference(before, after):
-    """Largest difference of a logit, as a share of their range."""
-    reference, logits = onnx_runner(to_bytes(before))(PIXELS)[0], onnx_runner(to_bytes(after))(PIXELS)[0]
-    return float(np.abs(reference - logits).max() / np.ptp(reference))
-
-
-def valid(model):
-    onnx.checker.check_model(to_bytes(model), full_check=True)
-    return model
-
-
-def test_only_the_identity_pool_is_removed_without_changing_the_answers(model):
+def test_only_the_identity_pool_is_removed_without_changing_the_answers(exported):
+    model = read_model(exported)
     after = copy(model)
     assert rewrites.drop_identity_pool(after)
     assert operators(model) - operators(after) == {"AveragePool": 1}
-    assert difference(model, valid(after)) == 0
-    after = copy(model)
-    pool = next(node for node in after.graph if node.op_type == "AveragePool")
-    pool.attributes["kernel_shape"] = next(n for n in after.graph if n.op_type == "MaxPool").attributes["kernel_shape"]
-    assert not rewrites.drop_identity_pool(after)
-    assert operators(after) == operators(model)
+    assert difference(model, after) == 0
+    before = to_bytes(after)
+    assert not rewrites.drop_identity_pool(after), "the other pools are larger"
+    assert to_bytes(after) == before
 
 
-def test_one_mean_for_all_channels_is_folded_exactly_without_a_border_map(model):
-    after = copy(model)
-    assert rewrites.fold_normalization(after)
-    assert operators(model) - operators(after) == {"Mul": 1}
-    assert not operators(after) - operators(model)
-    assert difference(model, valid(after)) < 1e-6
-
-
-@pytest.mark.slow
-def test_a_mean_for_each_channel_is_folded_exactly_with_a_border_map(checkpoint, small, tmp_path):
-    export_onnx(replace(checkpoint, normalization=IMAGENET), tmp_path / "model.onnx")
-    before = read_model(tmp_path / "model.onnx")
+@pytest.mark.parametrize(
+    ("conv", "shape", "strides"),
+    [
+        ({"strides": [4, 4], "pads": [2] * 4}, (12, 11, 3), (4, 1)),
+        ({"strides": [2, 3], "pads": [0, 1, 2, 3], "kernel": (3, 7), "bias": ""}, (9, 3, 3), (2, 1)),
+        ({"kernel": (5, 5)}, (3, 5, 5), (1, 1)),
+    ],
+    ids=["conv1 of AlexNet", "other sizes", "no stride"],
+)
+def test_the_normalisation_is_folded_and_pixels_are_read_in_blocks(conv, shape, strides):
+    before = network(**conv)
     after = copy(before)
     assert rewrites.fold_normalization(after)
-    assert difference(before, valid(after)) < 1e-5
-    (addition,) = (node for node in after.graph if node.op_type == "Add")
-    border = addition.inputs[1].const_value.numpy()
-    assert border.shape == (1, small.channels[0], 55, 55)
-    assert not border[:, :, 1:-1, 1:-1].any()
-    assert border[:, :, 0, 0].any()
-    addition.outputs[0].replace_all_uses_with(addition.inputs[0])
-    after.graph.remove(addition)
-    assert difference(before, after) > 1e-4, "without the map, the border would be wrong"
+    assert operators(before) - operators(after) == {"Sub": 1, "Mul": 1}
+    (layer,) = layers(after.graph)
+    assert layer.inputs[1].shape == (6, *shape)
+    assert layer.attributes["strides"].as_ints() == strides
+    assert difference(before, after) < 1e-6
+    assert not rewrites.fold_normalization(after)
 
 
-def test_rewrites_and_quantisation_do_not_change_the_original_graph(model):
+def test_with_a_mean_for_each_channel_the_border_is_their_rounded_mean():
+    after = network(IMAGENET, strides=[4, 4], pads=[2] * 4)
+    weight, bias = (torch.from_numpy(each.const_value.numpy().copy()) for each in layers(after.graph)[0].inputs[1:])
+    assert rewrites.fold_normalization(after)
+    padded = np.pad(PIXELS, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=114)
+    expected = torch.nn.functional.conv2d(Normalize(IMAGENET)(torch.from_numpy(padded)), weight, bias, stride=4).numpy()
+    assert np.abs(answers(after) - expected).max() < 1e-6 * np.ptp(expected)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"group": 3}, {"dilations": [2, 2]}, {"auto_pad": '"SAME_UPPER"'}, {"normalised": "Div"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_network_is_not_changed(other):
+    model = network(**other)
     before = to_bytes(model)
-    after = copy(model)
-    for rewrite in rewrites.FLOAT:
-        rewrite(after)
-    quantised(model)
+    assert not any(rewrite(model) for rewrite in (rewrites.fold_normalization, rewrites.read_uint8))
     assert to_bytes(model) == before
 
 
-def test_the_integer_conv1_reads_pixels_and_gives_the_same_bits(model):
-    before = quantised(model)
+def test_the_integer_conv1_reads_uint8_pixels_and_gives_the_same_answers():
+    model = network(strides=[4, 4], pads=[2] * 4)
+    rewrites.fold_normalization(model)
+    images = Images(PIXELS, np.full(len(PIXELS), -1), ())
+    before = from_proto(with_nncf(to_proto(model), images, reduce_range=True))  # sums do not overflow on any processor
     after = copy(before)
-    assert rewrites.pixels_into_conv1(after)
-    assert chain_from(after.graph.inputs[0], "Transpose", "DequantizeLinear", "Conv")
-    assert difference(before, valid(after)) == 0
-    assert not {"Cast", "Sub", "QuantizeLinear"} & set(operators_that_run(to_bytes(after)))
-
-
-def test_the_wide_conv1_gives_the_same_bits(model):
-    before = quantised(model)
-    rewrites.pixels_into_conv1(before)
-    after = copy(before)
-    assert rewrites.widen_conv1(after)
-    assert layers(after.graph)[0].attributes["strides"].as_ints() == (4, 1)
-    assert difference(before, valid(after)) == 0
-    assert operators_that_run(to_bytes(after))["QLinearConv"] == 5
-
-
-@pytest.mark.parametrize("rewrite", rewrites.QUANTISED, ids=lambda rewrite: rewrite.__name__)
-def test_a_graph_without_the_pattern_is_not_changed(model, rewrite):
-    for other in (copy(model), quantised(model, TENSORRT)):
-        before = to_bytes(other)
-        assert not rewrite(other)
-        assert to_bytes(other) == before
-
-
-def test_a_rewrite_is_not_applied_twice(model):
-    once = copy(model)
-    for rewrite in rewrites.FLOAT:
-        assert rewrite(once)
-        assert not rewrite(once)
+    assert rewrites.read_uint8(after)
+    assert operators(before) - operators(after) == {"Cast": 1, "QuantizeLinear": 1}
+    pixels = next(node for node in after.graph if node.op_type == "DequantizeLinear" and not node.inputs[0].const_value)
+    _, scale, zero_point = (each.const_value and each.const_value.numpy() for each in pixels.inputs)
+    assert (scale, zero_point, zero_point.dtype) == (1 / 64, 0, np.uint8)
+    assert next(iter(after.graph)).op_type == "Pad"
+    assert difference(before, after) < 1e-6
+    assert not rewrites.read_uint8(after)
