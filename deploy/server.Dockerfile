@@ -15,7 +15,8 @@ COPY constraints.txt /build/
 COPY client /build/client
 COPY deploy/pyproject.toml deploy/README.md /build/deploy/
 COPY deploy/alexnet_server /build/deploy/alexnet_server
-# Triton's Python backend embeds the system's Python, so everything is installed there. --ignore-installed: pip cannot uninstall
+# Without the extra "triton": the image has its own. Triton's Python backend embeds the system's Python, so everything is
+# installed there. --ignore-installed: pip cannot uninstall
 # Debian's packages.
 RUN python3 -m pip install --no-cache-dir --break-system-packages --ignore-installed --constraint /build/constraints.txt \
         "/build/client[tls]" /build/deploy && \
@@ -29,7 +30,7 @@ ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8001 8002
 ENTRYPOINT ["alexnet-server"]
 CMD ["exec", "--repository", "/models", "--address", "0.0.0.0"]
-HEALTHCHECK --interval=30s --timeout=10s --start-period=120s CMD ["alexnet-server", "probe", "--model", "alexnet", "--model", "alexnet_encoded"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=120s CMD ["alexnet-server", "probe", "--model", "alexnet", "--model", "alexnet_encoded", "--golden", "/models"]
 
 FROM server AS mounted
 

@@ -208,6 +208,8 @@ def check_probes(overlay: Overlay) -> Iterator[str]:
         startup = container.get("startupProbe", {})
         if startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3) < MIN_STARTUP_S:
             yield f"{pod.owner}: startupProbe must allow {MIN_STARTUP_S} s for loading the models"
+        if server_options(probe_command(startup)).get("--golden") != server["--repository"]:
+            yield f"{pod.owner}: startupProbe must compare golden answers (--golden={server['--repository']})"
 
 
 def check_shutdown(overlay: Overlay) -> Iterator[str]:

@@ -42,6 +42,8 @@ MISTAKES = [
     ("cpu", DEPLOYMENT, f"{CONTAINER}.livenessProbe", {"grpc": {"port": 8001}}, "must run `alexnet-server probe`"),
     ("cpu", DEPLOYMENT, f"{CONTAINER}.livenessProbe.timeoutSeconds", 5, "must exceed its --timeout of 10 s"),
     ("cpu", DEPLOYMENT, f"{CONTAINER}.startupProbe.failureThreshold", 3, "must allow 120 s"),
+    ("kserve", "ServingRuntime/alexnet-triton", "spec.containers.0.startupProbe.exec.command.6", "--golden=/models",
+        "must compare golden answers (--golden=/mnt/models)"),
     ("cpu", DEPLOYMENT, f"{POD}.terminationGracePeriodSeconds", 45, "is 45, but preStop 10 + exit timeout 30 + margin 10 = 50"),
     ("cpu", DEPLOYMENT, f"{CONTAINER}.lifecycle", DELETED, "preStop must sleep"),
     ("cpu", DEPLOYMENT, f"{POD}.securityContext.runAsUser", 0, "the pod's securityContext must be"),
