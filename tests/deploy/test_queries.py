@@ -50,6 +50,7 @@ def rules(path: Path) -> list[dict[str, str]]:
 
 
 SERIES = scraped_series() | NOT_SCRAPED
+LABELS = {"replica"}.union(TARGET_LABELS, *SERIES.values())  # a client without attempts has no series with this label
 RECORDED = {rule["record"] for path in RULES.glob("*.yml") for rule in rules(path) if "record" in rule}
 CLUSTER_QUERIES = [rule["expr"] for rule in rules(KUBERNETES / "monitoring/rules.yaml")]
 QUERIES = {
@@ -82,6 +83,8 @@ def problems(query: str) -> Iterator[str]:
             yield from (f"{selector.name} has no label {label}" for label in sorted(unknown))
         elif selector.name not in RECORDED:
             yield f"no metric {selector.name}"
+    grouped = {label for labels in re.findall(r"\bby \(([\w, ]+)\)", query) for label in labels.split(", ")}
+    yield from (f"no metric has the label {label}" for label in sorted(grouped - LABELS))
 
 
 @pytest.mark.parametrize("source", QUERIES)
@@ -94,6 +97,7 @@ def test_queries_use_metrics_and_labels_that_exist(source):
     [
         ("rate(nv_inference_counts[5m])", "no metric nv_inference_counts"),
         ('sum(alexnet_client_calls_total{result="ok"}) > 0', "alexnet_client_calls_total has no label result"),
+        ("sum by (model, colour) (alexnet_backend_info)", "no metric has the label colour"),
         ("up == 1 unless on () model:triton_images:rate1m", "no metric model:triton_images:rate1m"),
     ],
 )

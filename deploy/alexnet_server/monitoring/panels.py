@@ -268,8 +268,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Model instances by release",
             (
                 Query(
-                    "sum by (model, version, precision, provider) (alexnet_backend_info)",
-                    "{{model}} {{version}}: {{precision}}, {{provider}}",
+                    "sum by (model, version, precision, engine) (alexnet_backend_info)",
+                    "{{model}} {{version}}: {{precision}}, {{engine}}",
                 ),
             ),
             description="Model instances that run each release, over all servers.",
