@@ -224,6 +224,7 @@ class _Run:
         return path
 
     def _int8_variants(self) -> list[Variant]:
+        on_gpu = self.engines == [CUDA]
         calibration = calibration_images(self.dataset)
         selection = selection_images(self.dataset, self.checkpoint.labels)
         self._add_unreadable(calibration, selection)
@@ -232,7 +233,8 @@ class _Run:
                 read_model(self._path("fp32")),
                 calibration,
                 selection,
-                reduce_range=not has_int8_instructions(),
+                reduce_range=not on_gpu and not has_int8_instructions(),
+                signed=on_gpu,
                 on_images=self._counter("Quantising", len(calibration)),
             )
         except GateFailed as error:
@@ -311,7 +313,7 @@ def _manifest(run: _Run, winner: Variant, variants: list[Variant], engine: Varia
 def _quantization(quantized: Quantized) -> dict[str, Any]:
     return {
         "by": f"NNCF {version('nncf')}",
-        "activations": "uint8",
+        "activations": "int8" if quantized.signed else "uint8",
         "weights": "int8, one scale per filter",
         "reduce_range": quantized.reduce_range,
         "calibration_images": quantized.calibration_images,

@@ -123,6 +123,24 @@ def read_uint8(model: ir.Model) -> bool:
     return True
 
 
+def make_signed(model: ir.Model) -> bool:
+    """After quantisation: int8 activations with the same range. TensorRT's ONNX parser only replaces the type of uint8."""
+    graph = model.graph
+    unsigned = [
+        node
+        for node in graph
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and array_of(node.inputs[2]).dtype == np.uint8
+    ]
+    for node in unsigned:
+        scale = constant(graph, f"{node.name}.scale", (array_of(node.inputs[1]) * (255 / 127)).astype(np.float32))
+        node.replace_input_with(1, scale)
+        node.replace_input_with(2, constant(graph, f"{node.name}.zero_point", np.array(0, np.int8)))
+        if node.op_type == "QuantizeLinear":
+            node.outputs[0].type = ir.TensorType(ir.DataType.INT8)
+    sweep(model)
+    return bool(unsigned)
+
+
 def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
     attribute = node.attributes.get(name)
     if attribute is None:

@@ -114,17 +114,31 @@ def test_another_network_is_not_changed(other):
     assert to_bytes(model) == before
 
 
-def test_the_integer_conv1_reads_uint8_pixels_and_gives_the_same_answers():
+@pytest.fixture
+def quantized(monkeypatch):
+    """What NNCF returns for the folded network; its sums do not overflow on any processor."""
     model = network(strides=[4, 4], pads=[2] * 4)
     rewrites.fold_normalization(model)
-    images = Images(PIXELS, np.full(len(PIXELS), -1), ())
-    before = from_proto(with_nncf(to_proto(model), images, reduce_range=True))  # sums do not overflow on any processor
-    after = copy(before)
+    with monkeypatch.context() as patch:
+        patch.setattr(rewrites, "read_uint8", lambda model: False)
+        images = Images(PIXELS, np.full(len(PIXELS), -1), ())
+        return from_proto(with_nncf(to_proto(model), images, reduce_range=True))
+
+
+def test_the_integer_conv1_reads_uint8_pixels_and_gives_the_same_answers(quantized):
+    after = copy(quantized)
     assert rewrites.read_uint8(after)
-    assert operators(before) - operators(after) == {"Cast": 1, "QuantizeLinear": 1}
+    assert operators(quantized) - operators(after) == {"Cast": 1, "QuantizeLinear": 1}
     pixels = next(node for node in after.graph if node.op_type == "DequantizeLinear" and not node.inputs[0].const_value)
-    _, scale, zero_point = (each.const_value and each.const_value.numpy() for each in pixels.inputs)
+    scale, zero_point = (each.const_value.numpy() for each in pixels.inputs[1:])
     assert (scale, zero_point, zero_point.dtype) == (1 / 64, 0, np.uint8)
     assert next(iter(after.graph)).op_type == "Pad"
-    assert difference(before, after) < 1e-6
+    assert difference(quantized, after) < 1e-6
     assert not rewrites.read_uint8(after)
+
+
+def test_signed_activations_have_the_same_range(quantized):
+    after = copy(quantized)
+    assert rewrites.make_signed(after)
+    assert 0 < difference(quantized, after) < 0.01, "pixels lose a bit"
+    assert not rewrites.make_signed(after)

@@ -99,7 +99,8 @@ def create_files(checkpoint: Checkpoint, scratch: Path, on_line: Callable[[str],
     to_fp16(paths["fp32"], paths["fp16"])
     pixels = np.random.default_rng(1).integers(0, 256, (32, 224, 224, 3)).astype(np.uint8)
     calibration = Images(pixels, np.full(len(pixels), -1), ())
-    onnx.save(with_nncf(onnx.load(paths["fp32"]), calibration, reduce_range=False), paths["int8"])
+    int8 = with_nncf(onnx.load(paths["fp32"]), calibration, reduce_range=False, signed=True)
+    onnx.save(int8, paths["int8"])
     return paths
 
 
