@@ -60,10 +60,10 @@ def test_every_help_page_shows_the_exit_codes(command):
 def test_export_publishes_the_next_version_and_prints_its_path(saved, tmp_path):
     result = run("export", "--checkpoint", saved, "--repository", tmp_path, "--precision", "fp32")
     report = last_line(result)
-    assert (report["version"], report["precision"]) == (1, "fp32")
+    assert (report["version"], report["precision"], report["engine"]) == (1, "fp32", "onnxruntime")
     assert report["variants"][0]["gate"] == "passed"
     assert (tmp_path / "alexnet/1/model.onnx").exists()
-    assert f"Published {tmp_path}/alexnet/1 (fp32)" in result.stdout.splitlines()
+    assert f"Published {tmp_path}/alexnet/1 (fp32, onnxruntime)" in result.stdout.splitlines()
 
 
 @pytest.mark.slow
