@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import psutil
@@ -19,9 +20,11 @@ import pytest
 from servers import run, serve_command
 from waiting import until, wait_until
 
-from alexnet_client import BatchOptions, Client, RetryOptions, Unavailable
+from alexnet_client import BatchOptions, BlockingClient, Client, RetryOptions, Unavailable
 from alexnet_client.golden import GOLDEN, Golden, read_golden
 from alexnet_export.publish import publish
+from alexnet_server.onnxruntime.providers import ConfigError
+from alexnet_server.onnxruntime.session import openvino_device
 from alexnet_server.triton_process import DRAINED
 
 IN_FLIGHT = 24
@@ -139,25 +142,55 @@ def test_an_invalid_model_file_is_a_clear_error(cheap, tmp_path, free_port):
     assert "cannot load model.onnx" in done.stderr
 
 
+@pytest.fixture
+def republished(cheap, digits, tmp_path):
+    """Publishes the cheap release again: the repository."""
+
+    def publish_again(*, validated="onnxruntime", selected="onnxruntime", scale=1):
+        repository = shutil.copytree(cheap.repository, tmp_path / "repository")
+        golden = read_golden(repository / "alexnet/1")
+        Golden(golden.images, scale * golden.logits).write(tmp_path / GOLDEN)
+        files = {"model.onnx": repository / "alexnet/1/model.onnx", GOLDEN: tmp_path / GOLDEN}
+        variant = {"name": "fp32", "engine": validated, "gate": "passed"}
+        publish(repository, files, digits.labels, {"precision": "fp32", "engine": selected, "variants": [variant]})
+        return repository
+
+    return publish_again
+
+
 @pytest.mark.parametrize(
-    ("scale", "engine", "message"),
+    ("change", "message"),
     [
-        (2, "onnxruntime", "version 2 gives wrong answers with onnxruntime"),
-        (1, "openvino f32", "version 2 (fp32) was validated with 'openvino f32'"),
+        ({"scale": 2}, "version 2 gives wrong answers with onnxruntime"),
+        ({"validated": "openvino f32"}, "version 2 (fp32) was validated with 'openvino f32'"),
     ],
 )
 def test_a_release_that_answers_otherwise_than_validated_or_needs_another_engine_is_not_served(
-    cheap, digits, tmp_path, free_port, scale, engine, message
+    republished, tmp_path, free_port, change, message
 ):
-    repository = shutil.copytree(cheap.repository, tmp_path / "repository")
-    golden = read_golden(repository / "alexnet/1")
-    Golden(golden.images, scale * golden.logits).write(tmp_path / GOLDEN)
-    files = {"model.onnx": repository / "alexnet/1/model.onnx", GOLDEN: tmp_path / GOLDEN}
-    variant = {"name": "fp32", "engine": engine, "gate": "passed"}
-    publish(repository, files, digits.labels, {"precision": "fp32", "variants": [variant]})
-    done = run(serve_command(repository, free_port, "--log", tmp_path / "log"))
+    done = run(serve_command(republished(**change), free_port, "--log", tmp_path / "log"))
     assert done.returncode == 1
     assert message in done.stderr
+
+
+def test_openvino_serves_where_its_plugin_has_a_device_and_is_a_clear_error_elsewhere(
+    cheap, republished, launch, tmp_path, free_port
+):
+    images = read_golden(cheap.repository / "alexnet/1").images
+    repository = republished(validated="openvino f32", selected="openvino f32")
+    missing = ""
+    try:
+        openvino_device()
+    except ConfigError as error:
+        missing = str(error)
+    if missing:
+        done = run(serve_command(repository, free_port, "--log", tmp_path / "log"))
+        assert done.returncode == 1
+        assert missing in json.loads(done.stderr)["message"]
+        return
+    with launch(repository) as server, BlockingClient(server.target) as client:
+        assert np.allclose(client.infer(images).logits, cheap.logits(images), atol=1e-3)
+        assert 'engine="openvino f32"' in urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics").read().decode()
 
 
 def test_a_command_runs_while_triton_serves_and_its_exit_code_is_returned(cheap, tmp_path, free_port):
