@@ -1,7 +1,4 @@
-"""Lint rules for the execution accelerators of a configuration and their profiles. Pure.
-
-Source of the names: src/onnxruntime.cc of triton-inference-server/onnxruntime_backend, release 24.10.
-"""
+"""Lint rules for the execution accelerators of a configuration and their profiles. Pure."""
 
 from __future__ import annotations
 
@@ -11,61 +8,21 @@ from collections.abc import Iterator
 from tritonclient.grpc import model_config_pb2 as triton
 
 from alexnet_export.check_release import Problem, Subject
-
-TENSORRT_KEYS = frozenset(
-    [
-        "precision_mode",
-        "max_workspace_size_bytes",
-        "int8_calibration_table_name",
-        "int8_use_native_calibration_table",
-        "trt_max_partition_iterations",
-        "trt_min_subgraph_size",
-        "trt_dla_enable",
-        "trt_dla_core",
-        "trt_engine_cache_enable",
-        "trt_engine_cache_path",
-        "trt_engine_cache_prefix",
-        "trt_dump_subgraphs",
-        "trt_force_sequential_engine_build",
-        "trt_context_memory_sharing_enable",
-        "trt_layer_norm_fp32_fallback",
-        "trt_timing_cache_enable",
-        "trt_timing_cache_path",
-        "trt_force_timing_cache",
-        "trt_detailed_build_log",
-        "trt_build_heuristics_enable",
-        "trt_sparsity_enable",
-        "trt_builder_optimization_level",
-        "trt_auxiliary_streams",
-        "trt_tactic_sources",
-        "trt_extra_plugin_lib_paths",
-        "trt_profile_min_shapes",
-        "trt_profile_opt_shapes",
-        "trt_profile_max_shapes",
-        "trt_cuda_graph_enable",
-        "trt_dump_ep_context_model",
-        "trt_ep_context_file_path",
-        "trt_ep_context_embed_mode",
-    ]
-)
-OVERWRITTEN_KEYS = frozenset(
-    ("cudnn_conv_algo_search", "gpu_mem_limit", "arena_extend_strategy", "do_copy_in_default_stream")
-)
-"""The C++ backend reads these from the top-level parameters and overwrites those of the cuda accelerator."""
+from alexnet_server.onnxruntime.providers import CUDA_PARAMETERS, PRECISION_HINT, TENSORRT_PARAMETERS
 
 
 def check_accelerators(subject: Subject) -> Iterator[Problem]:
     """Accelerators have known names and keys, and profiles that cover every batch size."""
     config = subject.config
     accelerators = config.optimization.execution_accelerators
-    for each in accelerators.cpu_execution_accelerator:
-        if each.name != "openvino":
-            yield f"CPU accelerator {each.name!r} is unknown", "remove it; the C++ backend supports only openvino"
+    if subject.target.nvidia_container:
+        for each in accelerators.cpu_execution_accelerator:
+            yield from _check_openvino_of_nvidia(subject, dict(each.parameters))
     for each in accelerators.gpu_execution_accelerator:
         if each.name == "tensorrt":
             yield from _check_tensorrt(config, dict(each.parameters))
         elif each.name == "cuda":
-            for key in sorted(OVERWRITTEN_KEYS & set(each.parameters)):
+            for key in sorted(CUDA_PARAMETERS.keys() & set(each.parameters)):
                 yield (
                     f"accelerator cuda: {key} has no effect, the backend overwrites it",
                     f'move it: parameters {{ key: "{key}" value {{ string_value: "..." }} }}',
@@ -74,8 +31,22 @@ def check_accelerators(subject: Subject) -> Iterator[Problem]:
             yield f"GPU accelerator {each.name!r} is unknown", "use tensorrt or cuda, or remove it"
 
 
+def _check_openvino_of_nvidia(subject: Subject, parameters: dict[str, str]) -> Iterator[Problem]:
+    """https://github.com/triton-inference-server/onnxruntime_backend/issues/260: the container ignores all parameters."""
+    for key in sorted(set(parameters) - {PRECISION_HINT}):
+        yield (
+            f"accelerator openvino: {key} has no effect in NVIDIA's container",
+            "remove it, or run the server of this project",
+        )
+    if subject.manifest is not None and subject.manifest.get("precision") == "fp32":
+        yield (
+            "accelerator openvino: NVIDIA's container computes this fp32 release in bf16 if the CPU can",
+            "remove the accelerator, or publish a validated bf16 or int8 release: make export PRECISION=bf16",
+        )
+
+
 def _check_tensorrt(config: triton.ModelConfig, parameters: dict[str, str]) -> Iterator[Problem]:
-    for key in sorted(set(parameters) - TENSORRT_KEYS):
+    for key in sorted(set(parameters) - TENSORRT_PARAMETERS):
         yield f"accelerator tensorrt: unknown key {key}", "remove it; the C++ backend rejects the model"
     if "precision_mode" in parameters:
         yield (

@@ -21,6 +21,7 @@ from alexnet_export.check_release import (
     Problem,
     Subject,
     Target,
+    check_engine,
     check_graph,
     check_labels,
     check_release,
@@ -202,6 +203,7 @@ _CHECKS: tuple[_Check, ...] = (
     _check_warm_up,
     check_labels,
     check_release,
+    check_engine,
     check_graph,
     check_accelerators,
 )

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import model_config_pb2 as triton
+
+from alexnet_client.manifest import validated_engines
+from alexnet_server.onnxruntime.providers import CPU, PRECISION_HINT, ConfigError
+from alexnet_server.onnxruntime.settings import read_settings
 
 Problem = tuple[str, str]
 """The problem, and the exact fix."""
@@ -27,21 +32,22 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Target:
-    """A Triton release that runs the configurations."""
+    """A Triton release that runs the configurations: that of this project, or one of NVIDIA's containers."""
 
     name: str
     onnxruntime: str
-    model_metrics: bool
+    model_metrics: bool = True
+    nvidia_container: bool = True
 
 
 TARGETS = {
     each.name: each
     for each in (
-        Target("24.10", "1.19.2", model_metrics=False),
-        Target("25.06", "1.22.0", model_metrics=True),
-        Target("25.12", "1.23.2", model_metrics=True),
-        Target("26.06", "1.24.4", model_metrics=True),
-        Target("26.07", "1.27.0", model_metrics=True),
+        Target("24.10", "1.19.2", model_metrics=False, nvidia_container=False),
+        Target("25.06", "1.22.0"),
+        Target("25.12", "1.23.2"),
+        Target("26.06", "1.24.4"),
+        Target("26.07", "1.27.0"),
     )
 }
 """Source: docs/introduction/compatibility.md and build.py of triton-inference-server/server."""
@@ -114,6 +120,34 @@ def check_release(subject: Subject) -> Iterator[Problem]:
             "the release is fp16, which is slow on CPUs",
             "serve --config-name gpu, or make export PRECISION=int8",
         )
+
+
+def check_engine(subject: Subject) -> Iterator[Problem]:
+    """On the CPU, the server accepts the configuration, and its engine is one that the release was validated with."""
+    config, manifest = subject.config, subject.manifest or {}
+    on_cpu = any(group.kind == triton.ModelInstanceGroup.KIND_CPU for group in config.instance_group)
+    if not on_cpu or config.backend != "onnxruntime":
+        return
+    message = MessageToDict(config, preserving_proto_field_name=True)
+    try:
+        engine = read_settings(message, kind="CPU", device_id=0, available=[CPU], cpus=1).engine
+    except ConfigError as error:
+        yield str(error), "correct or remove it; the server does not load the model"
+        return
+    validated = validated_engines(manifest)
+    if validated and engine not in validated:
+        yield (
+            f"the engine is {engine!r}, the newest release was validated with {' and '.join(map(repr, validated))}",
+            f"{_accelerator(validated[0])}, or make export",
+        )
+
+
+def _accelerator(engine: str) -> str:
+    name, _, precision = engine.partition(" ")
+    if name != "openvino":
+        return "remove cpu_execution_accelerator"
+    parameter = f'parameters {{ key: "{PRECISION_HINT}" value: "{precision}" }}'
+    return f'cpu_execution_accelerator {{ name: "openvino" {parameter} }}'
 
 
 def check_graph(subject: Subject) -> Iterator[Problem]:

@@ -13,7 +13,6 @@ from tritonclient.grpc import model_config_pb2
 from typer.testing import CliRunner
 
 from alexnet_export.__main__ import app
-from alexnet_export.accelerators import OVERWRITTEN_KEYS, TENSORRT_KEYS
 from alexnet_export.check import check_config, check_repository
 from alexnet_export.check_release import TARGETS
 from alexnet_export.triton_config import (
@@ -25,7 +24,6 @@ from alexnet_export.triton_config import (
     render_configs,
     tensorrt_config,
 )
-from alexnet_server.onnxruntime import providers
 
 OLD, NEW = TARGETS["24.10"], TARGETS["26.06"]
 MAKERS = {
@@ -130,7 +128,13 @@ MISTAKES = {
         "raise",
     ),
     "version": (CPU, lambda c: c.version_policy.specific.versions.extend([1, 7]), "names version 7, which", "latest {"),
-    "CPU accelerator": (CPU, lambda c: cpu(c).add(name="dnnl"), "CPU accelerator 'dnnl' is unknown", "openvino"),
+    "CPU accelerator": (
+        CPU,
+        lambda c: cpu(c).add(name="dnnl"),
+        "unknown CPU execution accelerator 'dnnl'; use openvino",
+        "remove it",
+    ),
+    "parameter": (CPU, lambda c: setattr(c.parameters["execution_mode"], "string_value", "2"), "0 (sequ", "correct"),
 }
 
 
@@ -161,6 +165,45 @@ def test_a_release_that_does_not_match_is_found(how, problem, fix):
     findings = [finding for finding in found(**how) if problem in finding.problem]
     assert findings
     assert all(fix in finding.fix for finding in findings)
+
+
+VALIDATED = {"name": "int8", "gate": "passed"}
+OPENVINO = {"precision": "int8", "variants": [{**VALIDATED, "engine": "openvino f32"}]}
+
+
+def openvino(**parameters):
+    return lambda config: cpu(config).add(name="openvino", parameters=parameters)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "change", "problems"),
+    [
+        ({"variants": [VALIDATED]}, lambda config: None, []),
+        (
+            {"variants": [VALIDATED]},
+            openvino(),
+            ["engine is 'openvino f32', the newest release was validated with 'onn"],
+        ),
+        (OPENVINO, openvino(INFERENCE_PRECISION_HINT="f32"), []),
+        (OPENVINO, openvino(INFERENCE_PRECISION_HINT="bf16"), ["the engine is 'openvino bf16'"]),
+        (OPENVINO, openvino(INFERENCE_PRECISION_HINT="f16"), ["INFERENCE_PRECISION_HINT must be one of f32, bf16"]),
+        (
+            OPENVINO,
+            lambda config: None,
+            ["engine is 'onnxruntime', the newest release was validated with 'openvino f32'"],
+        ),
+        (OPENVINO, openvino(NUM_STREAMS="2"), ["NUM_STREAMS has no effect in NVIDIA's container"]),
+        ({"precision": "fp32"}, openvino(), ["NVIDIA's container computes this fp32 release in bf16"]),
+    ],
+)
+@pytest.mark.parametrize("target", [OLD, NEW], ids=lambda target: target.name)
+def test_the_engine_is_a_validated_one_and_has_an_effect(manifest, change, problems, target):
+    findings = found(change=change, manifest={**MANIFEST, **manifest}, target=target)
+    expected = [problem for problem in problems if target is NEW or "container" not in problem]
+    assert len(findings) == len(expected), findings
+    for finding, problem in zip(findings, expected, strict=True):
+        assert problem in finding.problem
+    assert found("configs/gpu.pbtxt", manifest={**MANIFEST, **manifest}, target=target) == [], "not on the CPU"
 
 
 def step(config, number):
@@ -202,11 +245,6 @@ def test_a_syntax_error_is_reported_with_its_line(text, line):
     (finding,) = check_config(text, path=Path("models/alexnet/config.pbtxt"), target=OLD)
     assert "cannot be parsed" in finding.problem
     assert line in finding.problem
-
-
-def test_the_keys_equal_those_of_the_python_backend():
-    assert set(providers._TENSORRT_SAME) | set(providers._TENSORRT_RENAMED) | {"precision_mode"} == TENSORRT_KEYS
-    assert set(providers.CUDA_PARAMETERS) == OVERWRITTEN_KEYS
 
 
 def test_a_published_repository_has_no_findings(repository):

@@ -54,6 +54,8 @@ _TENSORRT_SAME = frozenset(
     ]
 )
 _PRECISIONS = {"FP32": None, "FP16": "trt_fp16_enable", "BF16": "trt_bf16_enable", "INT8": "trt_int8_enable"}
+TENSORRT_PARAMETERS = frozenset(("precision_mode", *_TENSORRT_RENAMED, *_TENSORRT_SAME))
+"""Parameters of the tensorrt accelerator; the C++ backend (release 24.10) rejects any other."""
 CUDA_PARAMETERS: Mapping[str, Mapping[str, str] | None] = {
     # The configuration contains numbers, ONNX Runtime expects names.
     "cudnn_conv_algo_search": {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"},
