@@ -1,9 +1,10 @@
 """Publish, roll back and delete releases in a Triton model repository.
 
-A release is ``<repository>/<model>/<N>/`` with ``model.onnx`` and ``manifest.json``; ``config.pbtxt`` and ``labels.txt``
-belong to the model. The configurations select the engine of the newest release, unless they were changed. A release is written to a hidden directory next to the versions, flushed to disk, and renamed: it
-appears completely or not at all, and never changes afterwards. A rollback hides a version under another name. A
-version number is never used twice.
+A release is ``<repository>/<model>/<N>/`` with ``model.onnx``, golden answers and ``manifest.json``; ``config.pbtxt`` and
+``labels.txt`` belong to the model. The configurations select the engine of the newest release, unless they were changed.
+A release is written to a hidden directory next to the versions, flushed to disk, and renamed: it appears completely or
+not at all, and never changes afterwards. A rollback hides a version under another name. A version number is never used
+twice.
 """
 
 from __future__ import annotations
@@ -123,9 +124,9 @@ def roll_back(repository: Path, *, to: int | None = None) -> tuple[list[Release]
         if not newer:
             raise BadInput(f"{directory}: version {target.version} is already the newest")
         _check_not_configured(repository, newer)
+        manifest = target.manifest
         for each in reversed(newer):  # newest first: a kill in between leaves an older version to serve
             each.directory.rename(directory / f"{ROLLED_BACK}{each.version}")
-        manifest = target.manifest
         classes = len(manifest.get("labels", []))
         unchanged = _unchanged_configs(repository, classes)
         for path, text in _configs(repository, classes, str(manifest.get("engine"))).items():

@@ -18,6 +18,7 @@ from alexnet_client.manifest import find_mismatch
 from alexnet_export import publish as publishing
 from alexnet_export.publish import prune, publish, roll_back
 from alexnet_export.releases import releases, rolled_back
+from alexnet_export.triton_config import CPU_ENGINES, render_configs
 
 LABELS = ("cat", "dog")
 fork = multiprocessing.get_context("fork")
@@ -87,6 +88,26 @@ def test_the_next_version_does_not_change_existing_files_or_user_changes(reposit
         assert publish(repository, {"model.onnx": model}, LABELS, {}).version == expected
     after = snapshot(repository)
     assert {name: after[name] for name in before} == before
+
+
+def test_configurations_follow_the_engine_of_the_newest_release_unless_they_were_changed(repository, model):
+    expected = {
+        engine: {f"alexnet/{name}": text.encode() for name, text in rendered.items()}
+        for engine in CPU_ENGINES
+        for rendered in [render_configs("alexnet", classes=2, engine=engine)]
+    }
+    assert expected["onnxruntime"] != expected["openvino f32"] != expected["openvino bf16"]
+    for engine in ("openvino f32", "openvino bf16", "cuda"):
+        publish(repository, {"model.onnx": model}, LABELS, {"engine": engine})
+        assert snapshot(repository).items() >= expected.get(engine, expected["onnxruntime"]).items()
+    for selected in ("openvino bf16", "openvino f32"):
+        roll_back(repository)
+        assert snapshot(repository).items() >= expected[selected].items()
+    config = repository / "alexnet/config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 4"))
+    expected["onnxruntime"]["alexnet/config.pbtxt"] = config.read_bytes()
+    roll_back(repository)
+    assert snapshot(repository).items() >= expected["onnxruntime"].items()
 
 
 def test_versions_are_sorted_as_numbers_and_other_directories_are_ignored(repository, model):
@@ -196,9 +217,11 @@ def test_prune_keeps_the_newest_and_deletes_rolled_back_versions(three):
         (lambda repository: prune(repository, keep=0), "--keep must be positive, got 0"),
         (lambda repository: roll_back(repository / "nowhere"), "no such model; set the model repository"),
         (lambda repository: prune(repository / "nowhere", keep=1), "no such model; set the model repository"),
+        (lambda repository: roll_back(repository, to=2), "missing or damaged; restore it"),
     ],
 )
 def test_an_impossible_rollback_or_prune_changes_nothing(three, act, message):
+    (three / "alexnet/2/manifest.json").write_text("{")
     before = snapshot(three)
     with pytest.raises(BadInput, match=message):
         act(three)
