@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from alexnet_client.manifest import find_mismatch, validated_engines
 from alexnet_export import pipeline
 from alexnet_export.errors import GateFailed
 from alexnet_export.gates import compare
+from alexnet_export.machine import git_revision
 from alexnet_export.pipeline import export_release
 from alexnet_export.releases import releases
 from alexnet_export.runners import onnx_runner
@@ -162,3 +165,19 @@ def test_with_tensorrt_an_engine_is_validated_and_published_too(
     with pytest.raises(GateFailed, match=r"model\.plan: accuracy: top-1 \+2\.00 points"):
         quickly(checkpoint, tiny_digits, tmp_path, precision="fp32")
     assert len(releases(tmp_path)) == 1
+
+
+def test_the_revision_ignores_changes_in_the_model_repository(tmp_path, monkeypatch):
+    config, source = tmp_path / "model_repository/config.pbtxt", tmp_path / "export/machine.py"
+    for path in (config, source):
+        path.parent.mkdir()
+        path.write_text("before")
+    for command in ("init", "add .", "-c user.name=a -c user.email=a@example.org commit -m message"):
+        subprocess.run(["git", "-C", tmp_path, *command.split()], check=True, capture_output=True)
+    monkeypatch.setattr("alexnet_export.machine.__file__", str(source))
+    clean = git_revision()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    config.write_text("after")
+    assert git_revision() == clean
+    source.write_text("after")
+    assert git_revision() == f"{clean}-dirty"

@@ -39,6 +39,7 @@ def release(tmp_path_factory):
     }  # fmt: skip
     failed = {**row, "name": "fp16", "loss_points": None, "batch1_ms": None, "images_per_second": None, "top1": None}
     failed |= {"gate": "accuracy: top-1 +2.00 points", "published": False, "max_logit_difference": None}
+    row |= {"engine": "openvino f32", "rms_error": 8.4e-4}  # older releases have neither
     manifest = {"precision": "int8", "variants": [row, failed]}
     return publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, ODD_LABELS, manifest)
 
@@ -143,6 +144,9 @@ def test_the_page_shows_the_data(written, page):
     assert data["release"]["version"] == 1
     assert "+0.09 (-0.16 to +0.35)" in page
     assert "accuracy: top-1 +2.00 points" in page
+    assert "int8, openvino f32" in page
+    assert "8.4e-04" in page
+    assert "fp16, onnxruntime" in page
     assert len(data["evaluation"]["mistakes"]) == page.count(", predicted <b")
 
 
