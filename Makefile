@@ -112,6 +112,7 @@ report: $(STAMP) $(if $(WEIGHTS),,$(CHECKPOINT)) ## write the model report: filt
 	@$(BIN)/alexnet-export report $(SOURCE) --repository $(REPOSITORY) $(DATA_OPTIONS) --output $(WORK)/report
 
 bench: $(STAMP) $(CHECKPOINT) ## run the benchmarks of tests/benchmarks on this machine (13 minutes)
+	@$(BIN)/pip install --quiet openvino==2026.4.1 || true  # its benchmark_app is a reference; not needed otherwise
 	@$(BIN)/python tests/benchmarks --checkpoint $(dir $(CHECKPOINT)) --output $(BUILD)/bench
 
 sweep: $(STAMP) $(if $(NEWEST),,$(RELEASE)) ## tune instances, threads and batching of the Triton configuration for SLO=p99=100ms (10 minutes)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from alexnet_export.publish import publish
 from alexnet_load.trial_server import serving
 
 KEEP_FREED_MEMORY = "glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=268435456"
@@ -64,12 +63,3 @@ def fake_server() -> Iterator[str]:
             yield json.loads(process.stdout.readline())["target"]
         finally:
             process.terminate()
-
-
-def published(directory: Path, precision: str, model: bytes, labels: Sequence[str]) -> Path:
-    """Create a model repository below ``directory`` with one version of a model file."""
-    directory.mkdir()
-    (directory / "model.onnx").write_bytes(model)
-    facts = {"precision": precision, "max_batch_size": 64}
-    publish(directory / "repository", {"model.onnx": directory / "model.onnx"}, labels, facts)
-    return directory / "repository"
