@@ -12,19 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from in_process import HAS_AMX, InProcess
 from PIL import Image
 from results import Result
 from servers import running
-from workloads import (
-    HAS_AMX,
-    TIMEOUT_S,
-    InProcess,
-    Send,
-    closed_loop,
-    prepared_requests,
-    random_images,
-    shared_memory_requests,
-)
+from workloads import TIMEOUT_S, Send, closed_loop, prepared_requests, random_images, shared_memory_requests
 
 from alexnet_client import BatchOptions, Client
 from alexnet_client.cpus import usable_cpus
@@ -33,7 +25,6 @@ from alexnet_export.releases import releases
 from alexnet_export.triton_config import ONNXRUNTIME
 from alexnet_load.run import NO_BATCHING
 
-STEPS = (1, 2, 4, 8, 16, 32, 64)
 BURSTS, BURST = 40, 8
 PHOTO = Path(__file__).parents[1] / "golden" / "photo.jpg"
 Load = tuple[str, Send, int, int, Sequence[float]]
@@ -77,7 +68,6 @@ async def _measure(precision: str, repository: Path, rounds: int, seconds: float
                     yield result
             if precision == "int8":
                 yield await lone_request(client, images[:1], baseline, rounds, seconds)
-                yield await scaling(send_one, seconds)
                 yield await bursts(client, images)
         if precision == "int8":
             async with Client(
@@ -122,21 +112,6 @@ async def lone_request(client: Client, image: np.ndarray, baseline: InProcess, r
         at_most=True,
         details=f"in process {1000 * alone_s:.1f} ms with the same number of threads",
     )
-
-
-async def scaling(send: Send, seconds: float, rounds: int = 3) -> Result:
-    """Smallest ratio of the throughput of a step to the best throughput of the previous steps."""
-    ratios, throughputs = [], {step: [] for step in STEPS}
-    for _ in range(rounds):
-        best, worst = 0.0, 1.0
-        for step, values in throughputs.items():
-            values.append((await closed_loop(send, in_flight=step, seconds=seconds)).throughput)
-            best = max(best, values[-1])
-            worst = min(worst, values[-1] / best)
-        ratios.append(worst)
-    name = "int8: throughput from 1 to 64 requests in flight, worst step / best before it"
-    medians = ", ".join(f"{step}: {statistics.median(each):.0f}" for step, each in throughputs.items())
-    return Result.of(name, ratios, goal=0.95, details=f"{medians} images/s")
 
 
 async def bursts(client: Client, images: np.ndarray) -> Result:

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from in_process import HAS_AMX, InProcess
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from results import Result
-from workloads import HAS_AMX, InProcess, random_images
+from workloads import INPUT, random_images
 
 from alexnet_client.golden import read_golden, rms_error
 from alexnet_export.data import DataSet
@@ -22,7 +23,6 @@ from alexnet_export.image_sets import calibration_images
 from alexnet_export.releases import Release, releases
 from alexnet_export.runners import onnx_runner, openvino_engines
 from alexnet_export.speed import measure
-from alexnet_export.to_onnx import INPUT
 from alexnet_export.triton_config import ONNXRUNTIME, OPENVINO_BF16
 from alexnet_server.onnxruntime.providers import ConfigError
 

@@ -1,35 +1,25 @@
-"""Load on a server, and inference with the same model file in this process as the baseline."""
+"""Load on a server. The soak test of the client measures its own memory with it: imports no PyTorch."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import numpy as np
-import onnxruntime as ort
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from alexnet_client.admin import admin_metadata
 from alexnet_client.codec import encode_request
 from alexnet_client.connection import CHANNEL_OPTIONS
-from alexnet_client.cpus import cpu_flags, usable_cpus
-from alexnet_export.runners import engine_settings
-from alexnet_export.to_onnx import INPUT, OUTPUTS
-from alexnet_export.triton_config import ONNXRUNTIME
-from alexnet_server.onnxruntime.providers import OPENVINO
-from alexnet_server.onnxruntime.session import make_session
 
+INPUT, OUTPUTS = "image", ("logits", "probabilities")
 METHOD, TIMEOUT_S = "/inference.GRPCInferenceService/ModelInfer", 60.0
-HAS_AMX = "amx_int8" in cpu_flags()
-"""Some goals require a CPU with these instructions."""
 Send = Callable[[int], Awaitable[Any]]
 """Sends one request; the argument is the number of the caller."""
 Side = tuple[Send, int, int]
@@ -140,61 +130,3 @@ async def prepared_requests(target: str, images: np.ndarray) -> AsyncIterator[Se
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         call = channel.unary_unary(METHOD, request_serializer=None, response_deserializer=None)
         yield lambda caller: call(requests[caller % len(requests)], timeout=TIMEOUT_S)
-
-
-class InProcess:
-    """The baseline: a model file in this process, with the fastest of several assignments of threads to sessions.
-
-    Args:
-        model: the ONNX file.
-        engine: what computes; the engine of the release, or "onnxruntime".
-        images: uint8 [64, 224, 224, 3].
-        batches: batch sizes to try.
-    """
-
-    def __init__(self, model: Path, engine: str, images: np.ndarray, batches: Sequence[int] = (32, 64)) -> None:
-        self._images = images
-        cpus = usable_cpus()
-        self._session = _session(model, engine, threads=cpus)
-        sessions = {
-            f"1 session with {cpus} threads": [self._session],
-            f"{cpus} sessions with 1 thread": [_session(model, engine, threads=1) for _ in range(cpus)],
-        }
-        if engine != ONNXRUNTIME:  # sessions of OpenVINO may pin their threads to the same CPU, streams do not
-            sessions[f"1 session with {cpus} streams"] = [_session(model, engine, threads=cpus, streams=cpus)] * cpus
-        self._setups = {f"{name}, batch {batch}": (each, batch) for name, each in sessions.items() for batch in batches}
-        self.fastest = max(self._setups, key=lambda name: self.throughput(2.0, name))
-
-    def throughput(self, seconds: float, setup: str = "") -> float:
-        """Images per second of the fastest setup, or of the named one."""
-        sessions, batch = self._setups[setup or self.fastest]
-        started = time.perf_counter()
-
-        def call(session: ort.InferenceSession) -> int:
-            runs = 0
-            while time.perf_counter() < started + seconds:
-                session.run(None, {INPUT: self._images[:batch]})
-                runs += 1
-            return runs
-
-        with ThreadPoolExecutor(len(sessions)) as pool:
-            runs = sum(pool.map(call, sessions))
-        return runs * batch / (time.perf_counter() - started)
-
-    def latencies_s(self, seconds: float) -> list[float]:
-        """Latency of consecutive single images, seconds, with the number of threads that the server uses."""
-        found: list[float] = []
-        end = time.perf_counter() + seconds
-        while (started := time.perf_counter()) < end:
-            self._session.run(None, {INPUT: self._images[:1]})
-            found.append(time.perf_counter() - started)
-        return found
-
-
-def _session(model: Path, engine: str, *, threads: int, streams: int = 1) -> ort.InferenceSession:
-    """The session of the server, with another number of threads."""
-    settings = engine_settings(engine)
-    ((provider, options),) = settings.providers
-    if provider == OPENVINO:
-        options = {**options, "INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": str(streams)}
-    return make_session(model, replace(settings, intra_op_threads=threads, providers=[(provider, options)]))
