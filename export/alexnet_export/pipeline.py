@@ -26,7 +26,7 @@ from alexnet_export.checkpoint import Checkpoint
 from alexnet_export.data import DataSet
 from alexnet_export.errors import GateFailed
 from alexnet_export.gates import BUDGET_POINTS, PARITY_TOLERANCE
-from alexnet_export.graph import read_model, write_model
+from alexnet_export.graph import write_model
 from alexnet_export.image_sets import (
     MAXIMUM_IMAGES,
     MINIMUM_IMAGES,
@@ -230,7 +230,7 @@ class _Run:
         self._add_unreadable(calibration, selection)
         try:
             self.quantized = quantize(
-                read_model(self._path("fp32")),
+                self._path("fp32"),
                 calibration,
                 selection,
                 reduce_range=not on_gpu and not has_int8_instructions(),

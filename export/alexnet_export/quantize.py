@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from alexnet_client.golden import rms_error
 from alexnet_export import rewrites
 from alexnet_export.errors import GateFailed
 from alexnet_export.gates import BUDGET_POINTS, Comparison, compare, smallest_gate_set
-from alexnet_export.graph import copy, layers
+from alexnet_export.graph import layers, read_model
 from alexnet_export.image_sets import Images
 from alexnet_export.runners import onnx_runner
 from alexnet_export.to_onnx import INPUT, IR_VERSION
@@ -59,7 +60,7 @@ class Quantized:
 
 
 def quantize(
-    model: ir.Model,
+    path: Path,
     calibration: Images,
     selection: Images,
     *,
@@ -70,7 +71,7 @@ def quantize(
     """Quantise all layers, and return layers to float if the loss of accuracy exceeds the budget.
 
     Args:
-        model: the exported float graph; it is not changed.
+        path: the exported float file.
         calibration: images for the ranges of the activations.
         selection: images to measure the loss on; other ones than those of the gates.
         reduce_range: use 7 bits for the weights.
@@ -80,14 +81,9 @@ def quantize(
     Raises:
         GateFailed: NNCF cannot quantise the network, or not within the budget.
     """
-    prepared = copy(model)
-    rewrites.drop_identity_pool(prepared)
-    if not signed:
-        rewrites.fold_normalization(prepared)
-    reference = logits_of(ir.to_proto(model), selection.pixels)
-    run = partial(
-        with_nncf, ir.to_proto(prepared), calibration, reduce_range=reduce_range, signed=signed, on_images=on_images
-    )
+    reference = logits_of(path, selection.pixels)
+    source = _prepared(path, signed=signed)
+    run = partial(with_nncf, source, calibration, reduce_range=reduce_range, signed=signed, on_images=on_images)
     quantized = run()
     answers = logits_of(quantized, selection.pixels)
     if not _within_budget(compare(reference, answers, selection.labels)):
@@ -102,9 +98,17 @@ def quantize(
     )
 
 
-def logits_of(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _prepared(path: Path, *, signed: bool) -> onnx.ModelProto:
+    model = read_model(path)
+    rewrites.drop_identity_pool(model)
+    if not signed:
+        rewrites.fold_normalization(model)
+    return ir.to_proto(model)
+
+
+def logits_of(model: Path | onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Logits [N, classes] by ONNX Runtime's CPU kernels."""
-    run = onnx_runner(model.SerializeToString())
+    run = onnx_runner(model if isinstance(model, Path) else model.SerializeToString())
     return np.concatenate([run(batch)[0] for batch in _batches(pixels)])
 
 
