@@ -69,6 +69,11 @@ class ExportOptions:
 
 
 DEFAULT_OPTIONS = ExportOptions()
+IN_NVIDIA_CONTAINER = (
+    "its C++ backend ignores engine_options and computes operators that are not quantised in bf16 if the CPU can; "
+    "`alexnet-server probe --golden` compares its answers"
+)
+"""In the manifest: what the container does differently (https://github.com/triton-inference-server/onnxruntime_backend/issues/260)."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +289,7 @@ def _manifest(run: _Run, winner: Variant, variants: list[Variant], engine: Varia
         "precision": winner.name,
         "engine": winner.engine,
         "engine_options": dict(engine_settings(winner.engine).providers[0][1]),
+        "in_nvidia_container": IN_NVIDIA_CONTAINER if "openvino" in winner.engine else "",
         "opset": OPSET,
         "ir_version": IR_VERSION,
         "max_batch_size": MAX_BATCH_SIZE,

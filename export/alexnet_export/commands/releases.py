@@ -14,15 +14,25 @@ from alexnet_export.publish import prune as prune_releases
 from alexnet_export.publish import roll_back
 from alexnet_export.releases import Release, releases, rolled_back
 
-COLUMNS = ("version", "state", "created", "precision", "top1", "images_per_second", "megabytes", "git_revision")
+COLUMNS = (
+    "version",
+    "state",
+    "created",
+    "precision",
+    "engine",
+    "top1",
+    "images_per_second",
+    "megabytes",
+    "git_revision",
+)
 
 
 def list_releases(repository: Repository = DEFAULT_REPOSITORY) -> None:
-    """List the versions with their state, precision, accuracy and throughput."""
+    """List the versions with their state, precision, engine, accuracy and throughput."""
     found = sorted([*releases(repository), *rolled_back(repository)], key=lambda release: release.version)
     newest = max((each.version for each in found if not each.rolled_back), default=None)
     rows = [_row(each, newest) for each in found]
-    table = Table(*("version", "state", "created", "precision", "top-1", "images/s", "MB", "revision"))
+    table = Table(*("version", "state", "created", "precision", "engine", "top-1", "images/s", "MB", "revision"))
     for row in rows:
         table.add_row(*("-" if value is None else str(value) for value in row.values()))
     if rows:
@@ -73,6 +83,7 @@ def _row(release: Release, newest: int | None) -> dict[str, object]:
         "state": state,
         "created": manifest.get("created"),
         "precision": manifest.get("precision"),
+        "engine": manifest.get("engine"),
         "top1": None if top1 is None else round(top1, 4),
         "images_per_second": None if rate is None else round(rate),
         "megabytes": round(size / 1e6, 1),
