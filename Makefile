@@ -83,8 +83,9 @@ $(STAMP): constraints.txt tests/requirements.txt export/pyproject.toml client/py
 	@echo "Installing into $(VENV) for $(ACCELERATOR); this takes a minute or two..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/installed-*
+	@# A package follows those it depends on: pip before 23.3 looks for them on PyPI otherwise.
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement tests/requirements.txt \
-		--editable "client[load]" --editable "export[$(ACCELERATOR)]" --editable "deploy[triton,$(ACCELERATOR)]"
+		--editable "client[load]" --editable "deploy[triton,$(ACCELERATOR)]" --editable "export[$(ACCELERATOR)]"
 	@touch $@
 
 demo: $(STAMP) $(SAMPLES) $(RELEASE) ## train, export, serve, classify held-out images and run a short load test
@@ -177,7 +178,7 @@ lint: $(STAMP) ## check style and types
 
 lock: ## select the newest versions and write constraints.txt
 	rm -rf $(BUILD)/lock && $(PYTHON) -m venv $(BUILD)/lock
-	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./export[cpu]" "./deploy[triton,cpu]"
+	$(BUILD)/lock/bin/pip install --quiet --requirement tests/requirements.txt "./client[load]" "./deploy[triton,cpu]" "./export[cpu]"
 	{ sed -n '/^#/p' constraints.txt; $(BUILD)/lock/bin/pip freeze --exclude alexnet-client --exclude alexnet-export \
 		--exclude alexnet-server | sed 's/+cpu$$//'; echo "$$($(BIN)/pip freeze | grep onnxruntime-gpu || grep onnxruntime-gpu constraints.txt)"; } > $(BUILD)/constraints.txt
 	mv $(BUILD)/constraints.txt constraints.txt
