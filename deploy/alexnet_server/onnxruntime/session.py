@@ -71,12 +71,10 @@ def openvino_device() -> Any:
     try:
         _register_openvino()
     except Exception as error:  # the loader's and ONNX Runtime's exceptions have no common base
-        raise ConfigError(
-            f"OpenVINO's plug-in for ONNX Runtime cannot be loaded: {error}. {_WITHOUT_OPENVINO}"
-        ) from error
+        raise ConfigError(f"OpenVINO's plug-in for ONNX Runtime cannot be loaded: {error}") from error
     devices = [each for each in ort.get_ep_devices() if each.ep_name == OPENVINO]
     if not devices:
-        raise ConfigError(f"OpenVINO's plug-in supports only Intel CPUs, this is {cpu_name()}. {_WITHOUT_OPENVINO}")
+        raise ConfigError(f"OpenVINO's plug-in supports only Intel CPUs, this is {cpu_name()}")
     return devices[0]
 
 
@@ -102,7 +100,10 @@ def check_openvino(settings: Settings) -> Any:
     name, properties = settings.providers[0]
     if name != OPENVINO:
         return None
-    device = openvino_device()
+    try:
+        device = openvino_device()
+    except ConfigError as error:
+        raise ConfigError(f"{error}. {_WITHOUT_OPENVINO}") from error
     if properties[PRECISION_HINT] == "bf16" and not supports_bf16(device):
         raise ConfigError(f"this CPU ({cpu_name()}) has no bfloat16 instructions; publish another release: make export")
     return device
