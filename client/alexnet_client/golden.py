@@ -18,8 +18,9 @@ from alexnet_client.errors import BadInput
 GOLDEN = "golden.npz"
 IMAGES = 8
 LARGEST_ERROR = 0.005
-"""Largest allowed root mean square of the differences, as a share of the range of the logits. Correct engines differ by at most
-0.001: one rounds 8-bit activations up where another rounds them down. Wrong kernels are off by more than a tenth."""
+"""Largest allowed root mean square of the differences, as a share of the range of the logits. Engines may round an 8-bit activation
+differently: ONNX Runtime and OpenVINO differ by 0.00005 with the INT8 file of the digits (AMD EPYC with AVX2). Quantisation itself
+changes the logits by 0.0008, and logits in another order differ by 0.26."""
 
 Array = npt.NDArray[Any]
 

@@ -1,8 +1,7 @@
 """Rewrites of the graph around the quantiser, so that the first convolution reads the pixels as they are.
 
-Pixels are 8-bit activations already. The float graph converts, transposes and normalises them first; quantised as it is, this
-takes a fifth of the time of a batch. A pass changes an ``ir.Model`` in place, and returns whether it found its pattern: other
-networks are quantised without it.
+Pixels are 8-bit activations already, but the float graph converts, transposes and normalises them first. A pass changes an
+``ir.Model`` in place, and returns whether it found its pattern: other networks are quantised without it.
 """
 
 from __future__ import annotations
