@@ -1,8 +1,8 @@
 """INT8 files, quantised by NNCF: uint8 activations from zero (behind a ReLU) and int8 weights with a scale for each filter.
 
 Ranges are the smallest and largest value of the calibration images. NNCF's default, the mean of the extremes of each image,
-clips: the error of the logits is 13 times as large (root mean square 0.0100 of their range instead of 0.0008). The "mixed" preset
-would give the pixels a zero point of 128, with which OpenVINO's conv1 is slower.
+clips: the error of the logits is 13 times as large (root mean square 0.0100 of their range instead of 0.0008). With the "mixed"
+preset and the exported graph, OpenVINO's conv1 reads pixels with a zero point of 128 instead of 0 (see ``rewrites``).
 
 For TensorRT, activations are int8: its ONNX parser reads uint8 with the same scale as int8, which halves the range.
 """
